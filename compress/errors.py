@@ -1,0 +1,30 @@
+"""The one base class of every error that a user can cause.
+
+The commands print the message of a ``CompressError`` and exit with code 2; any other exception is a defect of ours and
+keeps its traceback. A message says what is wrong, where (the layer's, file's or key's name), what was got and what was
+expected, and what to do next.
+"""
+
+
+class CompressError(Exception):
+    """Something the caller can mend; the message says how."""
+
+
+class ConfigError(CompressError):
+    """A recipe or a command line that cannot be run; the message lists every fault at once."""
+
+
+class DataError(CompressError):
+    """A data set that is missing, empty or unreadable."""
+
+
+class ModelError(CompressError):
+    """A model that cannot be built, traced or loaded."""
+
+
+class CheckpointError(CompressError):
+    """A run directory, checkpoint or plan that cannot be read."""
+
+
+class VerificationError(CompressError):
+    """A compact model that does not compute what the original computes; it is never returned."""
