@@ -53,7 +53,7 @@ _load_compiled_operators()
 _library = _declare_missing_schemas()
 
 with warnings.catch_warnings():
-    # torchvision up to 0.22 warns when image.so does not load; images are decoded with Pillow here.
+    # Older releases of torchvision warn when image.so does not load; images are decoded with Pillow here.
     warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
     import torchvision
 

@@ -1,6 +1,7 @@
 """``torchvision:NAME``: any classification model of torchvision, untrained."""
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from compress.errors import ModelError
 
 # What a family's builder needs beside num_classes, by the start of its name. The two Inception networks would otherwise
 # return a tuple with auxiliary logits while training; the transformers fix their number of patches when they are built.
-_EXTRA_ARGUMENTS = {
+_EXTRA_ARGUMENTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "googlenet": lambda _: {"aux_logits": False, "init_weights": True},
     "inception_v3": lambda _: {"aux_logits": False, "init_weights": True},
     "vit_": lambda image_size: {"image_size": image_size},

@@ -1,0 +1,48 @@
+"""Real data sets, where there are any: the folder that ``COMPRESS_TEST_DATA`` names, ``../shared/data`` by default."""
+
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+IMAGES_PER_CLASS = {"train": 200, "test": 20}
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("COMPRESS_TEST_DATA", default))
+
+
+@pytest.fixture(scope="session")
+def mnist_root(data_root: Path) -> Path:
+    """A folder with ``MNIST/raw/``, to be given as ``data_dir``; read only."""
+    if not (data_root / "MNIST" / "raw").is_dir():
+        pytest.skip(f"no MNIST under {data_root}: set COMPRESS_TEST_DATA to a folder that holds MNIST/raw/")
+    return data_root
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of the first 200 training and 20 test images of each class of CIFAR-10 (JPEG)."""
+    archive = data_root / "cifar10-jpeg.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"no {archive}: set COMPRESS_TEST_DATA to a folder that holds it")
+    root = tmp_path_factory.mktemp("cifar10-jpeg")
+    taken: Counter[tuple[str, str]] = Counter()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not member.isfile() or not member.name.endswith(".jpg"):
+                continue
+            split, class_name, file_name = Path(member.name).parts[-3:]
+            if taken[split, class_name] == IMAGES_PER_CLASS[split]:
+                continue
+            taken[split, class_name] += 1
+            target = root / split / class_name / file_name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = tar.extractfile(member)
+            assert source is not None
+            target.write_bytes(source.read())
+    return root
