@@ -1,0 +1,123 @@
+"""From a module to its ATen graph, with parameters under their state-dict names."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from compress.errors import ModelError
+
+VIEWS = frozenset(
+    "alias chunk detach diagonal expand flatten getitem narrow permute reshape select slice split split_with_sizes "
+    "squeeze t transpose unbind unflatten unfold unsqueeze view view_as".split()
+)
+"""Ops whose result may share memory with their first argument."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced network.
+
+    Attributes:
+        graph: the ATen graph, one sample of every op's result in ``node.meta["val"]``.
+        tensors: placeholder name -> (state-dict name, the tensor itself) of parameters, buffers and constants.
+        inputs: placeholder names of the network's own inputs.
+    """
+
+    graph: fx.Graph
+    tensors: dict[str, tuple[str, Tensor]]
+    inputs: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """The model in evaluation mode; each submodule's own mode is restored at the end."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
+    """Export ``model`` in evaluation mode with ``torch.export``, sizes fixed to those of ``example_inputs``.
+
+    Raises:
+        ModelError: the model can't be captured (data-dependent control flow, a ScriptModule, a wrong input size).
+    """
+    if isinstance(model, nn.DataParallel):
+        raise ModelError("the model is wrapped in DataParallel; pass the network itself, model.module.")
+    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export's own deprecations; what fails raises
+        try:
+            program = torch.export.export(model, example_inputs)
+            if _needs_functional_form(program.graph):
+                program = program.run_decompositions({})
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{type(model).__name__} could not be captured by torch.export with inputs of shape {shapes}: "
+                f"{first_line}\nCheck that the model runs with this input, and that its forward has no control flow "
+                "that depends on values."
+            ) from error
+    tensors: dict[str, tuple[str, Tensor]] = {}
+    inputs: list[str] = []
+    for spec in program.graph_signature.input_specs:
+        name = spec.arg.name
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(name)
+        elif spec.target is not None:
+            source = program.constants if spec.target in program.constants else program.state_dict
+            value = source[spec.target]
+            if isinstance(value, Tensor):
+                tensors[name] = (spec.target, value.detach())
+    return Trace(program.graph, tensors, tuple(inputs))
+
+
+def base_name(node: fx.Node) -> str:
+    """The op's name without overload and without the underscore of in-place variants: ``relu_.default`` -> ``relu``."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.split("::")[-1]
+        return name.rstrip("_") if name.endswith("_") and not name.startswith("_") else name
+    return getattr(target, "__name__", str(target))
+
+
+def functional(node: fx.Node) -> torch._ops.OpOverload:
+    """The out-of-place overload of the node's op."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        raise TypeError(f"{node.name} is no ATen op: {target}")
+    name = target._schema.name.split("::")[-1]
+    if not name.endswith("_"):
+        return target
+    packet = getattr(getattr(torch.ops, target.namespace), name[:-1])
+    overload: torch._ops.OpOverload = getattr(packet, target._overloadname)
+    return overload
+
+
+def _needs_functional_form(graph: fx.Graph) -> bool:
+    """Whether an in-place op writes to something that is seen under another name.
+
+    Otherwise an in-place op is its out-of-place form, and the costlier functional graph is not needed.
+    """
+    for node in graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if not node.target._schema.is_mutable or not node.args:
+            continue
+        written = node.args[0]
+        if isinstance(written, fx.Node) and (
+            len(written.users) > 1 or written.op == "placeholder" or base_name(written) in VIEWS
+        ):
+            return True
+    return False

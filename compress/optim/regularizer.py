@@ -1,0 +1,182 @@
+"""The four lines that people add to their own training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ConfigError
+from compress.groups import Groups, find_groups
+from compress.optim.metric import steps
+from compress.optim.proximal import prox_groups_, prox_weights_
+from compress.penalties import PENALTIES, Penalty
+
+GROUP_WEIGHTS = ("none", "sqrt-size")
+"""How the penalty of a group grows with its size: not at all, or with the square root of its number of weights."""
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """How many of a layer's groups are exactly zero."""
+
+    dead: int
+    total: int
+
+
+class Regularizer:
+    """A sparsity penalty on the groups of a model.
+
+    Example::
+
+        reg = compress.Regularizer(model, "l0", "coupled", strength=1e-3, example_inputs=(x[:1],))
+        loss.backward()
+        optimizer.step()
+        reg.prox_(optimizer)
+
+    Args:
+        model: the network. Its parameters are held, so that the optimiser and the penalty see the same tensors.
+        penalty: a name in ``PENALTIES``, or a penalty.
+        granularity: a name in ``compress.groups.GRANULARITIES``.
+        strength: factor of the penalty; may be changed at any time (``reg.strength = ...``).
+        example_inputs: what ``forward`` takes; needed for every granularity but ``weight``.
+        group_weights: a name in ``GROUP_WEIGHTS``; the penalty's own default if not given.
+
+    Raises:
+        ConfigError: an unknown name, a strength below 0, or no group for the penalty to act on.
+        ModelError: the model can't be traced.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        penalty: str | Penalty,
+        granularity: str,
+        strength: float | None = None,
+        *,
+        example_inputs: tuple[Tensor, ...] | None = None,
+        group_weights: str | None = None,
+    ):
+        self.penalty = _make_penalty(penalty, strength)
+        self.granularity = granularity
+        self.groups: Groups = find_groups(model, granularity, example_inputs)
+        self.group_weights = group_weights or self.penalty.default_group_weights
+        if self.group_weights not in GROUP_WEIGHTS:
+            raise ConfigError(f"unknown group_weights {group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
+        self._factors: Tensor | None = None
+        self._frozen: list[Tensor] | None = None
+
+    @property
+    def strength(self) -> float:
+        """Factor of the penalty."""
+        return self.penalty.strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if value != self.penalty.strength:
+            self.penalty = dataclasses.replace(self.penalty, strength=value)
+
+    @torch.no_grad()
+    def value(self) -> float:
+        """The penalty of the present weights."""
+        if self.groups.slices:
+            return float((self._weights() * self.penalty.value(self.groups.squared_norms().sqrt())).sum())
+        return sum(float(self.penalty.value(p.abs()).sum()) for _, p in self.groups.weights)
+
+    @torch.no_grad()
+    def prox_(self, optimizer: torch.optim.Optimizer) -> None:
+        """The proximal step that belongs to the optimiser's last step; call it right after ``optimizer.step()``.
+
+        Raises:
+            ConfigError: the optimiser's type has no metric, or it does not train a parameter of the groups.
+        """
+        if self._frozen is not None:
+            self._zero_frozen_()
+            return
+        metric = steps(optimizer, self.groups.parameters)
+        if self.groups.slices:
+            prox_groups_(self.groups, self.penalty, self._weights(), metric)
+        else:
+            prox_weights_(self.groups, self.penalty, metric)
+
+    @torch.no_grad()
+    def add_subgradient_(self) -> None:
+        """Add the penalty's subgradient to the gradients; call it between ``backward()`` and ``optimizer.step()``.
+
+        It passes through the optimiser's momentum and scaling, as in network slimming, and makes no weight exactly 0.
+        """
+        if self.groups.slices:
+            norms = self.groups.squared_norms().sqrt()
+            pull = self._weights() * self.penalty.subgradient(norms)
+            pull = torch.where(norms > 0, pull / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+            extended = torch.cat((pull, pull.new_zeros(1)))
+            for part in self.groups.slices:
+                if part.parameter.grad is not None:
+                    part.parameter.grad.add_(part.spread(extended) * part.parameter)
+        else:
+            for _, parameter in self.groups.weights:
+                if parameter.grad is not None:
+                    parameter.grad.add_(self.penalty.subgradient(parameter.abs()) * parameter.sign())
+
+    @torch.no_grad()
+    def freeze_(self) -> None:
+        """From now on keep dead groups dead and penalise nothing: the phase that lets the survivors recover."""
+        if self.groups.slices:
+            self._frozen = [self.groups.squared_norms() > 0]
+        else:
+            self._frozen = [parameter != 0 for _, parameter in self.groups.weights]
+
+    @torch.no_grad()
+    def sparsity(self) -> dict[str, LayerSparsity]:
+        """Dead and all groups, by layer (the weight's state-dict name without ``.weight``)."""
+        if not self.groups.slices:
+            return {
+                _layer(name): LayerSparsity(int((p == 0).sum()), p.numel()) for name, p in self.groups.weights
+            }
+        dead = torch.cat((self.groups.squared_norms() == 0, torch.tensor([False], device=self._device())))
+        found: dict[str, LayerSparsity] = {}
+        for part in self.groups.slices:
+            if part.layer:
+                member = part.index() < self.groups.count
+                found[_layer(part.name)] = LayerSparsity(int(dead[part.index()].sum()), int(member.sum()))
+        return found
+
+    @torch.no_grad()
+    def dead_share(self) -> float:
+        """The share of groups that are exactly zero."""
+        if self.groups.slices:
+            return float((self.groups.squared_norms() == 0).float().mean())
+        return sum(int((p == 0).sum()) for _, p in self.groups.weights) / self.groups.count
+
+    def _zero_frozen_(self) -> None:
+        assert self._frozen is not None
+        if self.groups.slices:
+            self.groups.scale_(self._frozen[0].to(self.groups.slices[0].parameter.dtype))
+        else:
+            for (_, parameter), alive in zip(self.groups.weights, self._frozen, strict=True):
+                parameter.mul_(alive)
+
+    def _weights(self) -> Tensor:
+        if self._factors is None or self._factors.device != self._device():
+            sizes = self.groups.sizes()
+            self._factors = sizes.sqrt() if self.group_weights == "sqrt-size" else torch.ones_like(sizes)
+        return self._factors
+
+    def _device(self) -> torch.device:
+        return self.groups.parameters[0][1].device
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix(".weight") or name
+
+
+def _make_penalty(penalty: str | Penalty, strength: float | None) -> Penalty:
+    if isinstance(penalty, Penalty):
+        return penalty if strength is None else dataclasses.replace(penalty, strength=strength)
+    if penalty not in PENALTIES:
+        raise ConfigError(f"unknown penalty {penalty!r}; known: {', '.join(PENALTIES)}.")
+    if strength is None:
+        raise ConfigError(f"the penalty {penalty!r} needs a strength, a number >= 0.")
+    return PENALTIES[penalty](strength)
