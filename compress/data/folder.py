@@ -1,0 +1,173 @@
+"""A folder of images by class: ``train/<class>/...``, optional ``val/`` and ``test/`` with the same classes.
+
+Classes are the folders of ``train/`` in alphabetical order. Every image below a class folder counts, at any depth;
+hidden files and those without an image's suffix do not. Images are decoded with Pillow, as RGB (grey ones too).
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from compress.data.source import Source
+from compress.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter's lock while it decodes
+LAYOUT = "expected train/<class>/<images>, and optionally val/ and test/ with the same classes"
+
+
+class FileSplit:
+    """Images in files, decoded when asked for.
+
+    Args of the constructor: ``paths`` and ``labels`` go together; with ``resize`` images are scaled bilinearly to
+    ``image_size`` squared, without it one of another size is an error.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Tensor, *, image_size: int, resize: bool) -> None:
+        self._paths = paths
+        self.labels = labels
+        self._resize = resize
+        self.image_shape = (3, image_size, image_size)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """See ``Split.images``.
+
+        Raises:
+            DataError: An image cannot be decoded, or has another size than expected; the message names its file.
+        """
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            decoded = list(pool.map(self._decode, [self._paths[i] for i in indices.tolist()]))
+        batch = np.stack(decoded) if decoded else np.empty((0, *self.image_shape[1:], 3), np.uint8)
+        return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+
+    def subset(self, indices: Tensor) -> "FileSplit":
+        """See ``Split.subset``; reads nothing."""
+        paths = [self._paths[i] for i in indices.tolist()]
+        return FileSplit(paths, self.labels[indices], image_size=self.image_shape[1], resize=self._resize)
+
+    def check_sizes(self) -> None:
+        """Read the headers of all files, where their size matters.
+
+        Raises:
+            DataError: As ``images`` does.
+        """
+        if not self._resize:
+            with ThreadPoolExecutor(DECODING_THREADS) as pool:
+                for path, size in zip(self._paths, pool.map(_size, self._paths), strict=True):
+                    self._check_size(path, size)
+
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # Pillow's decoders raise many types on damaged files
+            raise _unreadable(path, error) from error
+        if self._resize:
+            image = image.resize(self.image_shape[1:], Image.Resampling.BILINEAR)
+        self._check_size(path, image.size)
+        return np.asarray(image)
+
+    def _check_size(self, path: Path, size: tuple[int, int]) -> None:
+        if size != self.image_shape[1:]:
+            expected = self.image_shape[1]
+            raise DataError(
+                f"{path}: is {size[0]}x{size[1]} pixels, the first training image {expected}x{expected}; "
+                "set image_size to scale all images to one size"
+            )
+
+
+def load_folder(root: Path, *, image_size: int | None) -> Source:
+    """List the images of a folder; only the first image (and, without ``image_size``, headers) are read.
+
+    Raises:
+        DataError: The folder is missing, has another layout, holds no image, has classes in ``val/`` or ``test/`` that
+            ``train/`` lacks, or its images have several sizes and ``image_size`` is not given.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: there is no such folder; {LAYOUT}")
+    train_folder = root / "train"
+    if not train_folder.is_dir():
+        raise DataError(f"{root}: has no folder train/; {LAYOUT}")
+    classes = tuple(sorted(_class_folders(train_folder)))
+    if not classes:
+        raise DataError(f"{train_folder}: has no class folder; {LAYOUT}")
+
+    paths, labels = _list_images(train_folder, classes)
+    found = set(labels)
+    empty = [name for label, name in enumerate(classes) if label not in found]
+    if empty:
+        raise DataError(f"{train_folder}: no image in {', '.join(empty)}; image suffixes: {_suffixes()}; {LAYOUT}")
+    size = _common_size(paths[0]) if image_size is None else image_size
+
+    def listed(paths: list[Path], labels: list[int]) -> FileSplit:
+        return FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
+
+    def other_split(folder: Path) -> FileSplit | None:
+        if not folder.is_dir():
+            return None
+        unknown = sorted(_class_folders(folder) - set(classes))
+        if unknown:
+            raise DataError(f"{folder}: classes that {train_folder} lacks: {', '.join(unknown)}; {LAYOUT}")
+        paths, labels = _list_images(folder, classes)
+        if not paths:
+            raise DataError(f"{folder}: holds no image; image suffixes: {_suffixes()}; remove the folder or fill it")
+        split = listed(paths, labels)
+        split.check_sizes()  # now, not when training has ended
+        return split
+
+    test = other_split(root / "test")
+    return Source(
+        classes=classes, train=listed(paths, labels), validation=other_split(root / "val"), load_test=lambda: test
+    )
+
+
+def _class_folders(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+
+
+def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(
+            Path(parent, file)
+            for parent, _, files in os.walk(folder / name, followlinks=True)
+            for file in files
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+        )
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def _common_size(first: Path) -> int:
+    width, height = _size(first)
+    if width != height:
+        raise DataError(f"{first}: is {width}x{height} pixels; set image_size to scale all images to a square")
+    return width
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:  # see FileSplit._decode
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}); replace or delete it")
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
