@@ -1,0 +1,89 @@
+"""What an exported file tells about itself: the `metadata_props` of the ONNX model, text to text.
+
+Read back with `onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnxruntime
+import onnxsim
+import torch
+
+from export.errors import ExportError
+from export.verify import Parity
+
+OWN_KEYS = (
+    "max_abs_difference",
+    "max_relative_difference",
+    "random_batches_checked",
+    "real_batches_checked",
+    "opset",
+    "torch_version",
+    "onnx_version",
+    "onnxruntime_version",
+    "onnxsim_version",
+)
+
+
+def require_valid(entries: Mapping[str, str]) -> None:
+    """Refuse entries that are not text, or that would overwrite a measured figure.
+
+    Raises:
+        ExportError: Names every such key.
+    """
+    taken = sorted(set(entries) & set(OWN_KEYS))
+    if taken:
+        raise ExportError(f"metadata {taken} are measured by the export and cannot be given; use other names")
+    not_text = sorted(
+        str(key) for key, value in entries.items() if not (isinstance(key, str) and isinstance(value, str))
+    )
+    if not_text:
+        raise ExportError(f"metadata must map text to text; these do not: {not_text}; convert them with str()")
+
+
+def provenance(random: Parity, real: Parity | None, opset: int, *, simplified: bool) -> dict[str, str]:
+    """The entries of our own: how far the file was verified, and by which tools it was made.
+
+    Args:
+        random: Differences on random batches.
+        real: Differences on the caller's inputs, None when there were none.
+        opset: Of the default domain.
+        simplified: Whether onnxsim made the graph; its version is "none" otherwise.
+    """
+    parities = [random] if real is None else [random, real]
+    values = (
+        repr(max(parity.max_abs_difference for parity in parities)),
+        repr(max(parity.max_relative_difference for parity in parities)),
+        str(random.batches),
+        str(0 if real is None else real.batches),
+        str(opset),
+        str(torch.__version__),
+        onnx.__version__,
+        onnxruntime.__version__,
+        onnxsim.__version__.removeprefix("v") if simplified else "none",
+    )
+    return dict(zip(OWN_KEYS, values, strict=True))
+
+
+def embed(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Replace the model's metadata by `entries`, in place."""
+    onnx.helper.set_model_props(model, dict(entries))
+
+
+def strip_traces(message: Any) -> None:
+    """Remove the notes that torch's exporter leaves at nodes, values and graphs, in place.
+
+    They hold a stack trace for each node, with the paths of the machine that exported: of no use on the device, nobody
+    else's business, often larger than a small network's weights, and not allowed below IR version 10.
+
+    Args:
+        message: An `onnx.ModelProto`, or any protobuf message inside it.
+    """
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else (value,):
+                strip_traces(part)

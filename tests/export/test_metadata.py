@@ -1,0 +1,51 @@
+"""What is stripped and what is stored."""
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.errors import ExportError
+from export.metadata import embed, provenance, require_valid, strip_traces
+from export.verify import Parity
+
+
+def noted_model():
+    """Notes at a node, a value, the graph, and inside the branch of an If."""
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["y"], doc_string="/home/someone")], "b", [], [y])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1], doc_string="/home/someone"),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ]
+    graph = helper.make_graph([node], "g", inputs, [y])
+    for message in (node, graph, graph.node[0], graph.input[0]):
+        message.metadata_props.add(key="trace", value="/home/someone")
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_notes_are_stripped_everywhere_and_nothing_else():
+    model = noted_model()
+    strip_traces(model)
+    assert b"/home/someone" not in model.SerializeToString()
+    assert [attribute.name for attribute in model.graph.node[0].attribute] == ["else_branch", "then_branch"]
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_largest_difference_of_both_groups_is_stored():
+    random, real = Parity(4, 1e-6, 3e-7), Parity(2, 5e-7, 9e-7)
+    entries = provenance(random, real, 18, simplified=True)
+    assert float(entries["max_abs_difference"]) == 1e-6
+    assert float(entries["max_relative_difference"]) == 9e-7
+    assert (entries["random_batches_checked"], entries["real_batches_checked"]) == ("4", "2")
+    model = noted_model()
+    embed(model, entries)
+    assert {entry.key: entry.value for entry in model.metadata_props} == entries
+
+
+def test_figures_cannot_be_given_and_values_are_text():
+    require_valid({"accuracy": "0.99"})
+    with pytest.raises(ExportError, match=r"\['max_abs_difference', 'opset'\] are measured"):
+        require_valid({"opset": "1", "max_abs_difference": "0"})
+    with pytest.raises(ExportError, match=r"text to text; these do not: \['accuracy'\]"):
+        require_valid({"accuracy": 0.99})
