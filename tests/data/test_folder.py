@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compress.data import load
+from compress.data import split as split_module
+from compress.data.folder import FileSplit
+from compress.errors import DataError
+
+HEADER_BYTES = 43  # of a PNG file: its size can be read, its pixels cannot
+RED = {"cat": 10, "dog": 200}
+
+
+def write_image(path, red, size=(6, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[..., 0] = red
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Ten training images of each of two classes, 6x6, one of them in a deeper folder; two test images."""
+    for name, red in RED.items():
+        for i in range(9):
+            write_image(tmp_path / "train" / name / f"{i}.png", red)
+        write_image(tmp_path / "train" / name / "deeper" / "9.PNG", red)
+        write_image(tmp_path / "test" / name / "0.png", red)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "cat" / "._0.png").write_text("not an image either")
+    (tmp_path / "train" / ".cache").mkdir()
+    return tmp_path
+
+
+def test_reads_images_by_class(root):
+    data = load(str(root), validation_share=0.2)
+    assert data.classes == ("cat", "dog")
+    assert data.image_shape == (3, 6, 6)
+    assert data.train.labels.bincount().tolist() == [8, 8]
+    assert data.validation.labels.bincount().tolist() == [2, 2]
+    images = data.train.images(torch.tensor([0, 15, 3]))
+    assert images.dtype == torch.uint8
+    assert images[:, :, 2, 2].tolist() == [[10, 0, 0], [200, 0, 0], [10, 0, 0]]
+    assert data.mean == pytest.approx((105 / 255, 0, 0))
+    assert data.std == pytest.approx((95 / 255, 0, 0))
+    assert data.load_test().labels.tolist() == [0, 1]
+
+
+def test_data_dir_names_the_folder_too(root):
+    assert load("folder", root).classes == ("cat", "dog")
+
+
+def test_uses_its_own_validation_split(root):
+    write_image(root / "val" / "dog" / "0.png", 7)
+    data = load(str(root), limit=6)
+    assert data.train.labels.bincount().tolist() == [3, 3]
+    assert data.validation.labels.tolist() == [1]
+    assert data.validation.images(torch.tensor([0]))[0, 0, 0, 0] == 7
+
+
+def test_without_a_test_folder_there_is_no_test_split(root):
+    for name in RED:
+        (root / "test" / name / "0.png").unlink()
+        (root / "test" / name).rmdir()
+    (root / "test").rmdir()
+    assert load(str(root)).load_test() is None
+
+
+def test_grey_images_become_colour(root):
+    Image.new("L", (6, 6), 77).save(root / "test" / "cat" / "0.png")
+    assert load(str(root)).load_test().images(torch.tensor([0]))[0, :, 0, 0].tolist() == [77, 77, 77]
+
+
+def test_image_size_scales_images_of_any_size(root):
+    write_image(root / "train" / "cat" / "wide.png", 10, size=(12, 5))
+    data = load(str(root), image_size=4)
+    assert data.image_shape == (3, 4, 4)
+    assert data.load_test().image_shape == (3, 4, 4)
+
+
+def test_a_folder_too_large_for_memory_is_the_same_batch_by_batch(root, monkeypatch):
+    kept = load(str(root))
+    monkeypatch.setattr(split_module, "KEEP_IN_MEMORY_BYTES", 0)
+    made = load(str(root))
+    assert isinstance(made.train, FileSplit)
+    assert isinstance(made.load_test(), FileSplit)
+    assert (kept.mean, kept.std) == (made.mean, made.std)
+    indices = torch.tensor([11, 2, 11])
+    assert torch.equal(kept.train.images(indices), made.train.images(indices))
+    assert made.train.images(torch.empty(0, dtype=torch.int64)).shape == (0, 3, 6, 6)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_asks_for_image_size_where_sizes_differ(root, split):
+    write_image(root / split / "dog" / "wide.png", 10, size=(12, 5))
+    with pytest.raises(DataError, match=r"dog/wide\.png: is 12x5 pixels, the first training image 6x6; set image_size"):
+        load(str(root))
+
+
+def test_asks_for_image_size_where_images_are_not_square(root):
+    write_image(root / "train" / "cat" / "0.png", 10, size=(12, 5))
+    with pytest.raises(DataError, match=r"cat/0\.png: is 12x5 pixels; set image_size"):
+        load(str(root))
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**30])
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+@pytest.mark.parametrize("image_size", [None, 4])
+def test_names_a_corrupt_training_image(root, monkeypatch, damage, kept_bytes, image_size):
+    monkeypatch.setattr(split_module, "KEEP_IN_MEMORY_BYTES", kept_bytes)
+    path = root / "train" / "dog" / "3.png"
+    path.write_bytes(path.read_bytes()[:HEADER_BYTES] if damage is None else damage)
+    # A validation image would be found when it is read: all but one image train.
+    write_image(root / "val" / "dog" / "0.png", 7)
+    with pytest.raises(DataError, match=r"train/dog/3\.png: cannot be read as an image .*replace or delete it"):
+        load(str(root), image_size=image_size)
+
+
+def test_reads_the_test_split_only_when_asked(root):
+    path = root / "test" / "dog" / "0.png"
+    path.write_bytes(path.read_bytes()[:HEADER_BYTES])
+    data = load(str(root))
+    with pytest.raises(DataError, match=r"test/dog/0\.png: cannot be read as an image"):
+        data.load_test()
+
+
+def test_refuses_other_layouts(tmp_path):
+    with pytest.raises(DataError, match="has no folder train/; expected train/<class>/<images>"):
+        load(str(tmp_path))
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="train: has no class folder; expected"):
+        load(str(tmp_path))
+    (tmp_path / "train" / "cat").mkdir()
+    with pytest.raises(DataError, match=r"train: no image in cat; image suffixes: \.bmp .*\.webp; expected"):
+        load(str(tmp_path))
+    with pytest.raises(DataError, match="absent: there is no such folder; expected"):
+        load("folder", tmp_path / "absent")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_refuses_classes_that_training_lacks_and_empty_splits(root, split):
+    (root / "train" / "bird").mkdir()
+    write_image(root / "train" / "bird" / "0.png", 1)
+    write_image(root / split / "birds" / "0.png", 1)
+    with pytest.raises(DataError, match=f"{split}: classes that .*train lacks: birds; expected"):
+        load(str(root))
+
+
+def test_refuses_an_empty_validation_folder(root):
+    (root / "val").mkdir()
+    with pytest.raises(DataError, match=r"val: holds no image; .*remove the folder or fill it"):
+        load(str(root))
+
+
+def test_reads_cifar10_as_jpeg(cifar10_jpeg):
+    data = load(str(cifar10_jpeg), limit=500)
+    assert (len(data.train), len(data.validation), len(data.load_test())) == (450, 50, 200)
+    assert data.image_shape == (3, 32, 32)
+    assert data.classes[:3] == ("airplane", "automobile", "bird")
+    # The means of all 50,000 images; those of 450 lie within three standard errors (0.03) of them.
+    assert data.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.03)
