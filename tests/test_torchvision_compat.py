@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -17,3 +20,11 @@ def test_nms_works_or_says_that_the_library_is_missing():
     else:
         with pytest.raises(RuntimeError, match=r"Couldn't load custom C\+\+ ops"):
             torchvision.ops.nms(boxes, scores, 0.5)
+
+
+def test_models_and_data_leave_torchvision_alone_until_it_is_needed():
+    program = (
+        "import sys, compress.data, compress.models; compress.data.load('digits'); print('torchvision' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
