@@ -1,0 +1,112 @@
+"""The ``compress`` command: one file a subcommand, one line each in ``COMMANDS``.
+
+A subcommand's module is imported only when that subcommand runs, so that ``compress --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from compress.errors import CompressError
+
+EXIT_BAD_INPUT = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        home: ``module:function``; the signature gives arguments and options, the docstring the help.
+        summary: Its line in ``compress --help``.
+        examples: Commands to paste; its help ends with them.
+    """
+
+    home: str
+    summary: str
+    examples: tuple[str, ...]
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        module, _, function = self.home.partition(":")
+        loaded: Callable[..., Any] = getattr(import_module(module), function)
+        return loaded
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "compress.cli.train:train",
+        "Train with a sparsity penalty, remove the dead channels, verify what is left.",
+        (
+            "compress train --recipe recipes/digits-demo.toml --out runs/demo",
+            "compress train --model lenet5 --dataset mnist --data-dir data --penalty l0 --granularity coupled",
+            "compress train --model my_net.py:make --dataset photos/ --image-size 64 --set optimizer.name=adam",
+            "compress train --out runs/demo --resume",
+        ),
+    ),
+    "inspect": Command(
+        "compress.cli.inspect:inspect",
+        "Show which channels are dead, which stay, and why.",
+        (
+            "compress inspect runs/demo",
+            "compress inspect resnet20 --image-size 32",
+            "compress inspect torchvision:mobilenet_v2 --image-size 224 --classes 1000",
+        ),
+    ),
+    "export": Command(
+        "compress.cli.export:export_command",
+        "Write a run's network as a verified ONNX file.",
+        (
+            "compress export runs/demo --onnx demo.onnx",
+            "compress export runs/demo --onnx demo-dense.onnx --dense",
+            "bench latency demo.onnx --baseline demo-dense.onnx --device cpu",
+        ),
+    ),
+}
+
+EXAMPLES = (
+    "compress train --recipe recipes/digits-demo.toml --out runs/demo",
+    "compress inspect runs/demo",
+    "compress export runs/demo --onnx demo.onnx",
+    "bench latency demo.onnx --device cpu",
+)
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    # \b keeps the lines of a paragraph as they are.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command with all subcommands of the table; only those named in ``arguments`` are imported."""
+    app = typer.Typer(
+        help="Train vision networks until channels are exactly zero, remove them, export what is left.",
+        epilog=_epilog(EXAMPLES),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for name, command in COMMANDS.items():
+        run = command.load() if name in arguments else _not_called
+        app.command(name, short_help=command.summary, epilog=_epilog(command.examples), no_args_is_help=True)(run)
+    return app
+
+
+def _not_called() -> None:
+    """Stand for a subcommand that the command line does not name."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one message on stderr and exit code 2."""
+    try:
+        build_app(sys.argv[1:])()
+    except CompressError as error:
+        typer.echo(f"compress: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,45 @@
+"""Tables that the commands print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """Dense, masked and compact network side by side, from ``summary.json``."""
+    table = Table(title=f"{summary['model']} on {summary['dataset']}", box=box.SIMPLE_HEAD)
+    for heading in ("", "test accuracy", "validation", "parameters", "MACs", "bytes"):
+        table.add_column(heading, justify="right" if heading else "left")
+    # Masking changes neither shapes nor the work of a dense network.
+    shape_of = {"dense": "dense", "masked": "dense", "compact": "compact"}
+    for name, shape in shape_of.items():
+        table.add_row(
+            name,
+            _percent(summary["accuracy"]["test"][name]),
+            _percent(summary["accuracy"]["validation"][name]),
+            f"{summary['parameters'][shape]:,}",
+            f"{summary['macs'][shape]:,}",
+            f"{summary['bytes'][name]:,}",
+        )
+    share = [_percent(summary[key]["compact"] / summary[key]["dense"]) for key in ("parameters", "macs", "bytes")]
+    table.add_row("compact / dense", "", "", *share)
+    table.caption = f"largest difference of masked and compact outputs: {summary['max_abs_error']:.2g}"
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
+
+
+def layer_table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """A table of layers: the first and last column are words, the others numbers."""
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for position, heading in enumerate(headings):
+        words = position in (0, len(headings) - 1)
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

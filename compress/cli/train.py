@@ -1,0 +1,88 @@
+"""``compress train``: from a recipe to a complete run directory."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.errors import ConfigError
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Option(help="TOML file; flags and --set override it.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="lenet5, resnet20, ..., torchvision:NAME or FILE.py:factory.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="digits, mnist, ..., or a folder of images by class.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where named data sets are kept.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")] = False,
+    image_size: Annotated[int | None, typer.Option(help="Height and width to bring images to, in pixels.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many training images.")] = None,
+    penalty: Annotated[str | None, typer.Option(help="l0, l1, group-lasso, ..., or none.")] = None,
+    granularity: Annotated[str | None, typer.Option(help="weight, filter, coupled, ...")] = None,
+    strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same result on the CPU.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/MODEL-DATASET-PENALTY by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    dense_baseline: Annotated[
+        bool, typer.Option("--dense-baseline", help="First train without penalty, to compare with.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of a recipe; repeatable.")
+    ] = None,
+) -> None:
+    """Train with a sparsity penalty, remove the dead channels, and verify what is left.
+
+    The run directory gets the resolved recipe, the compact and the masked weights, the plan, a log and a summary.
+    Ctrl-C stops cleanly; --resume continues.
+    """
+    flags = {
+        "model.name": model,
+        "data.name": dataset,
+        "data.dir": data_dir,
+        "data.download": download or None,
+        "data.image_size": image_size,
+        "data.limit": limit,
+        "penalty.name": penalty,
+        "penalty.granularity": granularity,
+        "penalty.strength": strength,
+        "schedule.epochs": epochs,
+        "run.device": device,
+        "run.seed": seed,
+        "run.out": out,
+        "run.dense_baseline": dense_baseline or None,
+    }
+    if resume and recipe is None:
+        recipe = _saved_recipe(out)
+
+    from rich.console import Console
+
+    from compress.cli.tables import summary_table
+    from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
+    from compress.train.recipe import resolve
+    from compress.train.session import train as run
+
+    config = resolve(recipe, flags, settings or ())
+    console = Console()
+    directory = shlex.quote(str(out or config.out))
+    try:
+        summary = run(config, resume=resume, console=console)
+    except Interrupted as stop:
+        typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from stop
+    console.print(summary_table(summary))
+    typer.echo(f"\nrun directory: {directory}\nnext:\n  compress inspect {directory}")
+    typer.echo(f"  compress export {directory} --onnx model.onnx")
+
+
+def _saved_recipe(out: Path | None) -> Path | None:
+    """The recipe of the run that is resumed, where the command line names only its directory."""
+    if out is None:
+        raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
+    saved = out / "config.toml"
+    return saved if saved.is_file() else None

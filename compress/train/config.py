@@ -1,0 +1,260 @@
+"""What a training run is made of: the sections and keys of a recipe, with their defaults and limits.
+
+Every value is checked by itself, so that one validation finds all faults (``recipe.resolve`` prints them together).
+Names are checked against the tables that give them meaning; those are imported only when a name has to be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+NO_PENALTY = "none"
+
+
+def _models() -> Iterable[str]:
+    from compress.models import MODELS
+
+    return MODELS
+
+
+def _datasets() -> Iterable[str]:
+    from compress.data import DATASETS, FOLDER
+
+    return [*DATASETS, FOLDER]
+
+
+def _penalties() -> Iterable[str]:
+    from compress.penalties import PENALTIES
+
+    return [*PENALTIES, NO_PENALTY]
+
+
+def _granularities() -> Iterable[str]:
+    from compress.groups import GRANULARITIES
+
+    return GRANULARITIES
+
+
+def _group_weights() -> Iterable[str]:
+    from compress.optim.regularizer import GROUP_WEIGHTS
+
+    return GROUP_WEIGHTS
+
+
+def _optimizers() -> Iterable[str]:
+    from compress.train.optimizers import OPTIMIZERS
+
+    return OPTIMIZERS
+
+
+def _lr_schedules() -> Iterable[str]:
+    from compress.train.schedule import LR_SCHEDULES
+
+    return LR_SCHEDULES
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _one_of(known: Callable[[], Iterable[str]], *forms: str) -> AfterValidator:
+    """Accept a name of the table ``known()``; ``forms`` are other ways to write one, told when the name is refused."""
+
+    def check(name: str) -> str:
+        names = list(known())
+        if name not in names:
+            raise ValueError(f"unknown name; known: {', '.join([*names, *forms])}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _model_name(name: str) -> str:
+    """Accept a name of ``MODELS``, a torchvision name, or a factory in a file (whose path is made absolute)."""
+    if name.startswith("torchvision:"):
+        return name
+    file, colon, factory = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        if not Path(file).expanduser().is_file():
+            raise ValueError(f"there is no file {file}")
+        return f"{_absolute(Path(file))}:{factory}"
+    names = list(_models())
+    if name not in names:
+        raise ValueError(f"unknown model; known: {', '.join(names)}, torchvision:NAME, path/file.py:factory")
+    return name
+
+
+def _dataset_name(name: str) -> str:
+    """Accept a name of ``DATASETS`` or a folder of images (whose path is made absolute)."""
+    names = list(_datasets())
+    if name in names:
+        return name
+    folder = _absolute(Path(name))
+    if not folder.is_dir():
+        raise ValueError(f"unknown data set, and no folder of that name; known: {', '.join(names)}, FOLDER")
+    return str(folder)
+
+
+def _to_path(value: object) -> object:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_to_path), AfterValidator(_absolute)]
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: exact types, no unknown keys, never changed after it was checked."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ModelSection(Section):
+    """``[model]``: the network.
+
+    Attributes:
+        name: A name of ``compress.models.MODELS``, ``torchvision:NAME``, or ``path/file.py:factory``.
+    """
+
+    name: Annotated[str, AfterValidator(_model_name)]
+
+
+class AugmentSection(Section):
+    """``[data.augment]``: random changes of training images.
+
+    Attributes:
+        pad: Pixels of zeros around the image before a random crop to its size; 0 leaves the image where it is.
+        flip: Mirror half of the images left to right.
+    """
+
+    pad: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class DataSection(Section):
+    """``[data]``: the images.
+
+    Attributes:
+        name: A name of ``compress.data.DATASETS``, or a folder of images by class (``folder``: the one in ``dir``).
+        dir: Where the named data sets are kept.
+        download: Fetch a named data set that is not in ``dir``.
+        image_size: Height and width in pixels that images are brought to; by default the data set's own.
+        validation_share: Share of the training images that is held out to judge by while training.
+        limit: Use at most this many images of the training set.
+        augment: Random changes of training images.
+    """
+
+    name: Annotated[str, AfterValidator(_dataset_name)]
+    dir: FilePath | None = None
+    download: bool = False
+    image_size: PositiveInt | None = None
+    validation_share: Share = 0.1
+    limit: PositiveInt | None = None
+    augment: AugmentSection = AugmentSection()
+
+
+class PenaltySection(Section):
+    """``[penalty]``: what drives channels to exact zeros.
+
+    Attributes:
+        name: A name of ``compress.penalties.PENALTIES``, or ``none``.
+        granularity: A name of ``compress.groups.GRANULARITIES``: which weights live and die together.
+        strength: Factor of the penalty in the objective.
+        mode: ``prox``: a proximal step after each optimizer step; ``subgradient``: added to the gradient before it.
+        group_weights: How groups of different size are weighted; by default the penalty's own way.
+        warmup_epochs: Epochs over which the strength rises linearly from zero.
+        epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
+            the penalty stays to the end.
+    """
+
+    name: Annotated[str, _one_of(_penalties)] = "l0"
+    granularity: Annotated[str, _one_of(_granularities)] = "coupled"
+    strength: NotNegative = 1e-4
+    mode: Literal["prox", "subgradient"] = "prox"
+    group_weights: Annotated[str, _one_of(_group_weights)] | None = None
+    warmup_epochs: NotNegative = 0.0
+    epochs: PositiveInt | None = None
+
+
+class OptimizerSection(Section):
+    """``[optimizer]``: the update rule.
+
+    Attributes:
+        name: A name of ``compress.train.optimizers.OPTIMIZERS``.
+        lr: Learning rate before the schedule's factor.
+        momentum: By default the optimizer's usual one; refused where it has none.
+        weight_decay: Factor of the squared norm's gradient, added to the loss's.
+    """
+
+    name: Annotated[str, _one_of(_optimizers)] = "sgd"
+    lr: Positive = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weight_decay: NotNegative = 0.0
+
+    @field_validator("momentum")
+    @classmethod
+    def _has_momentum(cls, momentum: float | None, info: ValidationInfo) -> float | None:
+        from compress.train.optimizers import OPTIMIZERS
+
+        name = info.data.get("name")  # absent when the name itself is at fault
+        if momentum is not None and name is not None and OPTIMIZERS[name].default_momentum is None:
+            raise ValueError(f"{name} has no such key; leave it out")
+        return momentum
+
+
+class ScheduleSection(Section):
+    """``[schedule]``: how long, and how the learning rate moves.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images in a step.
+        lr_schedule: A name of ``compress.train.schedule.LR_SCHEDULES``.
+        warmup_epochs: Epochs over which the learning rate rises linearly from zero.
+    """
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 64
+    lr_schedule: Annotated[str, _one_of(_lr_schedules)] = "constant"
+    warmup_epochs: NotNegative = 0.0
+
+
+class RunSection(Section):
+    """``[run]``: the circumstances.
+
+    Attributes:
+        seed: Of the starting weights, the split, the order of images and their augmentation.
+        device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+        out: The run directory; by default ``runs/MODEL-DATASET-PENALTY``.
+        dense_baseline: First train the same recipe without penalty, into ``out/dense``, for a figure to compare with.
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    out: FilePath | None = None
+    dense_baseline: bool = False
+
+
+class Config(Section):
+    """A whole recipe, every value checked."""
+
+    model: ModelSection
+    data: DataSection
+    penalty: PenaltySection = PenaltySection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    run: RunSection = RunSection()
+
+    @property
+    def out(self) -> Path:
+        """The run directory."""
+        if self.run.out is not None:
+            return self.run.out
+        model = self.model.name.rpartition(":")[2]
+        return Path("runs") / f"{model}-{Path(self.data.name).name}-{self.penalty.name}"

@@ -1,0 +1,131 @@
+"""The end of a run: remove what is dead, prove it, read the test split once, write down what came out."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import compress
+from compress.data import Data, Split
+from compress.errors import VerificationError
+from compress.train.config import Config
+from compress.train.evaluate import evaluate, max_abs_difference
+from compress.train.files import write_atomic, write_json
+from compress.train.inputs import Inputs
+from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, run_hash
+
+AGREEMENT_TOLERANCE = 1e-5
+"""Largest difference of masked and compact outputs on real images, relative to the largest output (or to 1): some ten
+rounding errors of float32, since sums of different length are rounded differently."""
+
+AGREEMENT_IMAGES = 256
+"""Validation images on which they are compared."""
+
+VERSIONS = ("edge-compress", "torch", "torchvision", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training hands over.
+
+    Attributes:
+        masked: The network with exact zeros.
+        dense: The network of the run without penalty, if there was one.
+        dead_share: Share of the penalty's groups that are zero, if there was a penalty.
+        best: Highest validation accuracy while training, and its epoch.
+        seconds: Training time.
+    """
+
+    masked: nn.Module
+    dense: nn.Module | None
+    dead_share: float | None
+    best: dict[str, float]
+    seconds: float
+
+
+def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path) -> dict[str, Any]:
+    """Compact the trained network, verify it, and write weights, plan and summary.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        VerificationError: The compact network computes something else on real images; masked weights are saved.
+    """
+    save_weights(trained.masked, directory / MASKED)
+    trained.masked.eval()
+    example, _ = inputs.plain(data.validation, torch.arange(1))
+    result = compress.compact(trained.masked, (example,))
+    max_abs_error = _check_agreement(trained.masked, result.model, data, inputs)
+    save_weights(result.model, directory / MODEL)
+    write_atomic(directory / PLAN, result.plan.save)
+
+    models = {"dense": trained.dense, "masked": trained.masked, "compact": result.model}
+    report = result.report.to_dict()
+    masked_bytes = (directory / MASKED).stat().st_size
+    summary = {
+        "format": SUMMARY_FORMAT,
+        "model": config.model.name,
+        "dataset": config.data.name,
+        "class_names": list(data.classes),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "image_shape": list(data.image_shape),
+        "images": {"train": len(data.train), "validation": len(data.validation)},
+        "accuracy": {
+            "validation": _accuracies(models, data.validation, inputs),
+            "test": _accuracies(models, data.load_test(), inputs),
+        },
+        "parameters": {"dense": report["params_before"], "compact": report["params_after"]},
+        "macs": {"dense": report["macs_before"], "compact": report["macs_after"]},
+        "bytes": {
+            "dense": masked_bytes,
+            "masked": masked_bytes,
+            "compact": (directory / MODEL).stat().st_size,
+        },
+        "dead_share": trained.dead_share,
+        "best_validation": trained.best,
+        "max_abs_error": max_abs_error,
+        "report": report,
+        "seconds": trained.seconds,
+        "device": str(inputs.device),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "hash": run_hash(directory),
+    }
+    write_json(directory / SUMMARY, summary)
+    return summary
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a state dict as safetensors, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary))
+
+
+def _check_agreement(masked: nn.Module, compact: nn.Module, data: Data, inputs: Inputs) -> float:
+    indices = torch.arange(min(AGREEMENT_IMAGES, len(data.validation)))
+    images, _ = inputs.plain(data.validation, indices)
+    error, largest = max_abs_difference(masked, compact, images)
+    allowed = AGREEMENT_TOLERANCE * max(1.0, largest)
+    if not error <= allowed:
+        raise VerificationError(
+            f"masked and compact network differ by {error:.3g} on {len(images)} validation images "
+            f"(allowed: {allowed:.3g}, largest output: {largest:.3g}); the compact network was not written. "
+            f"This is a defect of compress: please report it with the run's config.toml and {MASKED}"
+        )
+    return error
+
+
+def _accuracies(models: dict[str, nn.Module | None], split: Split | None, inputs: Inputs) -> dict[str, float | None]:
+    return {
+        name: None if model is None or split is None else evaluate(model, split, inputs).accuracy
+        for name, model in models.items()
+    }

@@ -1,0 +1,54 @@
+"""Ctrl-C that ends a run cleanly: the first one asks, the second one acts at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+EXIT_INTERRUPTED = 130
+"""What shells report for a command that Ctrl-C ended: 128 + SIGINT."""
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: the run did what it was asked to
+    """Training stopped on request, after its checkpoint was written."""
+
+
+class StopRequest:
+    """While entered, SIGINT and SIGTERM set ``requested``; each does so once, then its former handler is back.
+
+    Outside the main thread, where Python handles no signals, it does nothing.
+
+    Args:
+        on_request: Called at the first signal, to tell the user that it was heard.
+    """
+
+    def __init__(self, on_request: Callable[[], object]) -> None:
+        self.requested = False
+        self._on_request = on_request
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._restore()
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._restore()
+        self.requested = True
+        self._on_request()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}

@@ -1,0 +1,147 @@
+"""One training step: gradient, optimizer, penalty.
+
+What changes a single step (precision, distillation, several processes) belongs here; what orders the steps is in
+``loop``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import compress
+from compress.errors import CompressError
+from compress.train.checkpoint import State
+from compress.train.config import NO_PENALTY, Config
+from compress.train.optimizers import build_optimizer
+
+
+class DivergenceError(CompressError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step says about its batch.
+
+    Attributes:
+        loss: Mean cross-entropy before the step, in nats.
+        correct: Images that were classified rightly.
+        images: Images in the batch.
+    """
+
+    loss: float
+    correct: int
+    images: int
+
+
+class Learner:
+    """A model with the optimizer and the penalty that move it.
+
+    Args:
+        model: Maps images ``[N, C, H, W]`` to logits ``[N, classes]``; it is trained in place.
+        optimizer: Over the model's parameters.
+        regularizer: None to train without penalty.
+        subgradient: Add the penalty's subgradient to the gradient instead of taking a proximal step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        regularizer: compress.Regularizer | None,
+        *,
+        subgradient: bool = False,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.regularizer = regularizer
+        self.frozen = False
+        self._subgradient = subgradient
+
+    def step(self, images: Tensor, labels: Tensor, *, lr: float, strength: float) -> StepResult:
+        """Take one step on normalised images ``[N, C, H, W]`` and labels ``[N]``.
+
+        Raises:
+            DivergenceError: The loss is NaN or infinite; the weights are those from before the step.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        result = StepResult(loss.item(), int((logits.argmax(1) == labels).sum()), len(labels))
+        if not math.isfinite(result.loss):
+            raise DivergenceError(f"the loss is {result.loss}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._move(strength)
+        return result
+
+    def _move(self, strength: float) -> None:
+        if self.regularizer is None:
+            self.optimizer.step()
+            return
+        # Once frozen, the proximal step only keeps dead groups dead, whichever way they died.
+        proximal = self.frozen or not self._subgradient
+        self.regularizer.strength = strength
+        if not proximal:
+            self.regularizer.add_subgradient_()
+        self.optimizer.step()
+        if proximal:
+            self.regularizer.prox_(self.optimizer)
+
+    def freeze_(self) -> None:
+        """From now on dead groups stay dead, and the others train without penalty."""
+        if self.regularizer is not None and not self.frozen:
+            self.regularizer.freeze_()
+        self.frozen = True
+
+    def dead_share(self) -> float | None:
+        """Share of the penalty's groups that are exactly zero; None without penalty."""
+        return None if self.regularizer is None else self.regularizer.dead_share()
+
+    def live_groups(self) -> dict[str, int] | None:
+        """Groups that are not zero, by layer; None without penalty."""
+        if self.regularizer is None:
+            return None
+        return {layer: count.total - count.dead for layer, count in self.regularizer.sparsity().items()}
+
+    def state(self) -> State:
+        """What ``load_state_`` needs; tensors are shared with the model, not copied."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_(self, state: State) -> None:
+        """Go on from ``state``.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: It belongs to another model or optimizer.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:
+    """The learner of a recipe around ``model``.
+
+    Args:
+        config: The recipe; ``penalty.name`` may be ``none``.
+        model: On the device where it is to be trained.
+        example: Images ``[1, C, H, W]`` on the same device; the model is traced with them.
+    """
+    penalty = config.penalty
+    regularizer = None
+    if penalty.name != NO_PENALTY:
+        regularizer = compress.Regularizer(
+            model,
+            penalty=penalty.name,
+            granularity=penalty.granularity,
+            strength=penalty.strength,
+            example_inputs=(example,),
+            group_weights=penalty.group_weights,
+        )
+    optimizer = build_optimizer(model, config.optimizer)
+    return Learner(model, optimizer, regularizer, subgradient=penalty.mode == "subgradient")

@@ -1,0 +1,223 @@
+"""The march of epochs: batches, validation, log, checkpoints, and a clean end at any step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from compress.data import Data
+from compress.data.sampler import batch_count, batches
+from compress.errors import CheckpointError
+from compress.train.checkpoint import State, load_checkpoint, random_state, save_checkpoint, set_random_state
+from compress.train.config import Config
+from compress.train.evaluate import evaluate
+from compress.train.inputs import Inputs
+from compress.train.interrupt import Interrupted
+from compress.train.learner import DivergenceError, Learner, StepResult
+from compress.train.metrics import MetricsLog, Record
+from compress.train.progress import ProgressView
+from compress.train.rundir import CHECKPOINT, METRICS
+from compress.train.schedule import lr_at, strength_at
+
+CHECKPOINT_INTERVAL_S = 300.0
+"""In epochs longer than this a checkpoint is also written in between: what a power cut may cost, in seconds."""
+
+
+@dataclass
+class Position:
+    """Where a training stands, with the running sums of the epoch it is in.
+
+    Attributes:
+        epoch: Epochs that are complete.
+        step: Steps done in the next one.
+        loss_sum: Sum of the loss over its images so far.
+        correct: Images classified rightly so far.
+        images: Images seen so far.
+        seconds: Time since the epoch's start, spent in training; stops are not counted.
+        best_accuracy: Highest validation accuracy so far.
+        best_epoch: The epoch (from 1) that reached it; 0 before the first.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = 0.0
+    best_epoch: int = 0
+
+    def count(self, result: StepResult) -> None:
+        """Add one step."""
+        self.step += 1
+        self.loss_sum += result.loss * result.images
+        self.correct += result.correct
+        self.images += result.images
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the epoch's images so far."""
+        return self.loss_sum / max(self.images, 1)
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the epoch's images so far."""
+        return self.correct / max(self.images, 1)
+
+    def next_epoch(self, validation_accuracy: float) -> None:
+        """Close the epoch."""
+        self.epoch += 1
+        if self.best_epoch == 0 or validation_accuracy > self.best_accuracy:
+            self.best_accuracy, self.best_epoch = validation_accuracy, self.epoch
+        self.step, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
+
+
+class Trainer:
+    """Trains a learner by a recipe, into a directory.
+
+    Everything that follows from the position is a pure function of it (order of images, augmentation, learning rate,
+    strength), so that position, learner and generators are a complete checkpoint.
+
+    Args:
+        learner: What takes the steps.
+        data: Its training and validation splits are read.
+        inputs: Brings images to the learner's device.
+        config: The recipe.
+        directory: Exists; ``metrics.jsonl`` and ``checkpoint.pt`` are written there.
+    """
+
+    def __init__(self, learner: Learner, data: Data, inputs: Inputs, config: Config, directory: Path) -> None:
+        self.learner = learner
+        self.position = Position()
+        self.steps_per_epoch = batch_count(len(data.train), config.schedule.batch_size)
+        self._data = data
+        self._inputs = inputs
+        self._config = config
+        self._checkpoint = directory / CHECKPOINT
+        self._log = MetricsLog(directory / METRICS)
+        self._saved_at_s = time.monotonic()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all epochs are done."""
+        return self.position.epoch >= self._config.schedule.epochs
+
+    def fit(self, view: ProgressView, should_stop: Callable[[], bool]) -> None:
+        """Train from the present position to the end.
+
+        Args:
+            view: Shows the progress.
+            should_stop: Asked after each step and each epoch.
+
+        Raises:
+            Interrupted: ``should_stop`` said so; the checkpoint is written.
+            DivergenceError: The loss is not finite; the last checkpoint stays.
+            CheckpointError: A checkpoint or the log cannot be written.
+        """
+        while not self.complete:
+            self._train_epoch(view, should_stop)
+            record = self._validate()
+            self.position.next_epoch(record["validation_accuracy"])
+            self._log.append(record)
+            self.save()
+            view.epoch(record)
+            if should_stop():
+                raise Interrupted
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(self._checkpoint, self._state())
+        self._saved_at_s = time.monotonic()
+
+    def resume(self) -> bool:
+        """Go on from the directory's checkpoint; False where there is none yet.
+
+        Raises:
+            CheckpointError: It is damaged, or of another model.
+        """
+        if not self._checkpoint.exists():
+            self._log.keep(0)
+            return False
+        state = load_checkpoint(self._checkpoint)
+        try:
+            self.learner.load_state_(state)
+            self.position = Position(**state["position"])
+            self._freeze_when_due()
+            set_random_state(state["random"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint {self._checkpoint} does not fit the run: {error}") from error
+        self._log.keep(self.position.epoch)
+        return True
+
+    def _state(self) -> State:
+        return {**self.learner.state(), "position": asdict(self.position), "random": random_state()}
+
+    def _train_epoch(self, view: ProgressView, should_stop: Callable[[], bool]) -> None:
+        at = self.position
+        schedule, seed = self._config.schedule, self._config.run.seed
+        self._freeze_when_due()
+        self.learner.model.train()
+        before_s = time.monotonic() - at.seconds
+        order = batches(len(self._data.train), schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step)
+        for indices in order:
+            images, labels = self._inputs.augmented(self._data.train, indices, epoch=at.epoch, step=at.step)
+            at.count(self._step(images, labels))
+            at.seconds = time.monotonic() - before_s
+            if view.due():
+                dead_share = self.learner.dead_share()
+                view.update(at.epoch, at.step, loss=at.loss, accuracy=at.accuracy, dead_share=dead_share)
+            if should_stop():
+                self.save()
+                raise Interrupted
+            if time.monotonic() - self._saved_at_s > CHECKPOINT_INTERVAL_S:
+                self.save()
+
+    def _step(self, images: Tensor, labels: Tensor) -> StepResult:
+        lr, strength = self._rates()
+        try:
+            return self.learner.step(images, labels, lr=lr, strength=strength)
+        except DivergenceError as error:
+            at = self.position
+            raise DivergenceError(
+                f"{error} at step {at.step + 1} of epoch {at.epoch + 1} (learning rate {lr:g}, strength {strength:g}); "
+                f"nothing was saved after the last checkpoint. Train with a lower rate: --set optimizer.lr={lr / 10:g}"
+            ) from error
+
+    def _rates(self) -> tuple[float, float]:
+        """Learning rate and strength of the next step."""
+        step_epochs = 1 / self.steps_per_epoch
+        time_epochs = self.position.epoch + self.position.step * step_epochs
+        lr = lr_at(time_epochs, self._config.optimizer.lr, self._config.schedule, step_epochs=step_epochs)
+        return lr, strength_at(time_epochs, self._config.penalty)
+
+    def _freeze_when_due(self) -> None:
+        penalty_epochs = self._config.penalty.epochs
+        if penalty_epochs is not None and self.position.epoch >= penalty_epochs:
+            self.learner.freeze_()
+
+    def _validate(self) -> Record:
+        at = self.position
+        lr, strength = self._rates()
+        score = evaluate(self.learner.model, self._data.validation, self._inputs)
+        if not math.isfinite(score.loss):
+            raise DivergenceError(
+                f"the validation loss is {score.loss} after epoch {at.epoch + 1} (learning rate {lr:g}); "
+                f"train with a lower rate: --set optimizer.lr={self._config.optimizer.lr / 10:g}"
+            )
+        return {
+            "epoch": at.epoch + 1,
+            "loss": at.loss,
+            "accuracy": at.accuracy,
+            "validation_loss": score.loss,
+            "validation_accuracy": score.accuracy,
+            "dead_share": self.learner.dead_share(),
+            "live_groups": self.learner.live_groups(),
+            "lr": lr,
+            "strength": 0.0 if self.learner.frozen else strength,
+            "seconds": at.seconds,
+        }

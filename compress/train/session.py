@@ -1,0 +1,151 @@
+"""A whole run: from a checked configuration to a complete run directory."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from compress.data import Data
+from compress.errors import CheckpointError, ConfigError
+from compress.models import build
+from compress.train.config import NO_PENALTY, Config
+from compress.train.files import write_text
+from compress.train.finish import Trained, finish, save_weights
+from compress.train.inputs import Inputs
+from compress.train.interrupt import StopRequest
+from compress.train.learner import Learner, build_learner
+from compress.train.loop import Trainer
+from compress.train.metrics import MetricsLog
+from compress.train.progress import ProgressView
+from compress.train.recipe import to_toml
+from compress.train.rundir import CONFIG, DENSE, METRICS, MODEL, SUMMARY, check_new, check_same, load_data, read_summary
+
+
+def train(config: Config, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
+    """Train, compact, verify, and write the run directory ``config.out``.
+
+    Args:
+        config: What to do.
+        resume: Continue the run in ``config.out``; on the CPU the result is that of a run without a stop, bit for bit.
+        console: Where progress is shown; nowhere by default.
+
+    Returns:
+        The summary, as in ``summary.json``.
+
+    Raises:
+        CompressError: Something the user can mend; nothing is left behind by what could not start.
+        Interrupted: Ctrl-C; the checkpoint is written, ``resume`` continues.
+    """
+    directory = config.out
+    if resume:
+        check_same(directory, config)
+        if (directory / SUMMARY).exists():
+            return read_summary(directory)
+    else:
+        check_new(directory)
+    session = Session(config, resume=resume, console=console or Console(quiet=True))
+    return session.run()
+
+
+class Session:
+    """One call of ``train``, after the run directory was found to be in order.
+
+    Args:
+        config: What to do.
+        resume: Look for checkpoints.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, config: Config, *, resume: bool, console: Console) -> None:
+        self._config = config
+        self._resume = resume
+        self._console = console
+        self._device = pick_device(config.run.device)
+        self._data = load_data(config.data, config.run.seed)
+        self._inputs = Inputs(self._data, config.data.augment, seed=config.run.seed, device=self._device)
+
+    def run(self) -> dict[str, Any]:
+        """See ``train``."""
+        directory = self._config.out
+        self._build(self._config)  # whatever cannot be built is refused before anything is written
+        _make(directory, self._config)
+        with StopRequest(self._tell_stop) as stop:
+            dense = None
+            if self._config.run.dense_baseline:
+                penalty = self._config.penalty.model_copy(update={"name": NO_PENALTY})
+                dense = self._fit(self._config.model_copy(update={"penalty": penalty}), directory / DENSE, stop)
+                save_weights(dense.learner.model, directory / DENSE / MODEL)
+            masked = self._fit(self._config, directory, stop)
+        best = masked.position
+        trained = Trained(
+            masked=masked.learner.model,
+            dense=dense.learner.model if dense else None,
+            dead_share=masked.learner.dead_share(),
+            best={"accuracy": best.best_accuracy, "epoch": best.best_epoch},
+            seconds=sum(record["seconds"] for record in MetricsLog(directory / METRICS).records()),
+        )
+        return finish(self._config, self._data, self._inputs, trained, directory)
+
+    def _fit(self, config: Config, directory: Path, stop: StopRequest) -> Trainer:
+        _make(directory, config)
+        learner = self._build(config)
+        trainer = Trainer(learner, self._data, self._inputs, config, directory)
+        title = config.penalty.name if config.penalty.name != NO_PENALTY else "dense"
+        view = ProgressView(
+            self._console, title, epochs=config.schedule.epochs, steps_per_epoch=trainer.steps_per_epoch
+        )
+        if self._resume and trainer.resume():
+            view.say(f"{title}: going on after epoch {trainer.position.epoch}, step {trainer.position.step}")
+        with view:
+            trainer.fit(view, stop.__bool__)
+        return trainer
+
+    def _build(self, config: Config) -> Learner:
+        """A learner at its start; the same seed gives the same one."""
+        seed_everything(config.run.seed)
+        model = build_model(config, self._data).to(self._device)
+        example, _ = self._inputs.plain(self._data.validation, torch.arange(1))
+        learner = build_learner(config, model, example)
+        # Building and tracing may draw numbers or not; training starts from the seed in either case.
+        seed_everything(config.run.seed)
+        return learner
+
+    def _tell_stop(self) -> None:
+        self._console.print("\nstopping after this step; once more Ctrl-C stops at once", highlight=False)
+
+
+def build_model(config: Config, data: Data) -> nn.Module:
+    """The recipe's network for the images of ``data``, with new weights from torch's generator."""
+    channels, height, _ = data.image_shape
+    return build(config.model.name, num_classes=len(data.classes), in_channels=channels, image_size=height)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a layer may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of ``run.device``.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("run.device: cuda, but torch finds no GPU here; use --device cpu or auto")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _make(directory: Path, config: Config) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"--out {directory}: cannot be made: {error.strerror}") from error
+    write_text(directory / CONFIG, to_toml(config))
