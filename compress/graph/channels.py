@@ -44,6 +44,7 @@ class ChannelGraph:
         consumers: every use of a layer that mixes channels, in the order of the computation.
         tensors: state name -> tensor, of everything the graph reads.
         uses: state name -> how many operations read it.
+        sized: bool ``[classes]``, classes that pass an op whose arguments may hold a number of channels as a literal.
         signature: the sequence of ops with their numbers, for comparison with that of a compact network.
         macs: multiply-accumulates of convolutions, linear layers and matrix products for the example inputs as given.
     """
@@ -52,6 +53,7 @@ class ChannelGraph:
     consumers: tuple[Consumer, ...]
     tensors: dict[str, Tensor]
     uses: dict[str, int]
+    sized: Tensor
     signature: tuple[tuple[object, ...], ...]
     macs: int
 

@@ -13,6 +13,7 @@ from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, place
 from compress.graph.aten.trace import Trace, base_name, trace
 from compress.graph.channels import ChannelGraph, Consumer
 from compress.graph.field import Field
+from compress.graph.labels import Classes
 from compress.graph.modules import SLICEABLE, owners
 
 __all__ = ["channel_graph", "count_macs", "trace"]
@@ -37,11 +38,13 @@ def channel_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Chann
         values.run()
     names = {node: name for node, (name, _) in _state_nodes(traced).items()}
     uses = Counter({name: len(node.users) for node, name in names.items()})
+    classes = labels.book.solve()
     return ChannelGraph(
-        classes=labels.book.solve(),
+        classes=classes,
         consumers=tuple(_consumer(c, values, names, uses) for c in labels.contractions),
         tensors=dict(traced.tensors.values()),
         uses=dict(uses),
+        sized=_mark(classes, labels.sized),
         signature=tuple(_signature(node) for node in traced.graph.nodes if node.op == "call_function"),
         macs=sum(_node_macs(node) for node in traced.graph.nodes),
     )
@@ -50,6 +53,14 @@ def channel_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Chann
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
     """Multiply-accumulates of convolutions, linear layers and matrix products for the inputs as given."""
     return sum(_node_macs(node) for node in trace(model, example_inputs).graph.nodes)
+
+
+def _mark(classes: Classes, labels: list[Tensor]) -> Tensor:
+    """Bool ``[classes]``: those of any of the labels."""
+    marked = torch.zeros(classes.count, dtype=torch.bool)
+    for some in labels:
+        marked[classes.of_label[some[some >= 0]]] = True
+    return marked
 
 
 def _state_nodes(traced: Trace) -> dict[fx.Node, tuple[str, Tensor]]:

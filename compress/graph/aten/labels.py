@@ -52,12 +52,17 @@ class Contraction:
 
 
 class LabelFlow(Walk):
-    """Runs the graph on labels; ``book`` and ``contractions`` hold what was found."""
+    """Runs the graph on labels.
+
+    ``book`` and ``contractions`` hold what was found, ``sized`` the labels that passed an op whose arguments may hold
+    a number of channels as a literal.
+    """
 
     def __init__(self, trace: Trace):
         super().__init__(trace)
         self.book = LabelBook()
         self.contractions: list[Contraction] = []
+        self.sized: list[Tensor] = []
         self.rules = RULES
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
@@ -117,7 +122,9 @@ def place(node: fx.Node) -> str:
 
 
 def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Execute the op itself on the labels; padding values are neutral."""
+    """Execute the op itself on the labels."""
+    if base_name(node) in SIZED:
+        flow.sized.extend(field.data for field in fields_in(args, kwargs))
     if any(isinstance(a, Parameter) for a in torch.utils._pytree.tree_leaves((args, kwargs))):
         return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs)
@@ -303,6 +310,9 @@ def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
 def _named(rule: Rule, ops: str) -> dict[str, Rule]:
     return dict.fromkeys(ops.split(), rule)
 
+
+SIZED = frozenset("view reshape _unsafe_view expand split split_with_sizes slice select narrow unflatten repeat".split())
+"""Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal."""
 
 RULES: dict[str, Rule] = {
     **_named(

@@ -1,0 +1,17 @@
+"""Removing dead channels: exact, dense, certified."""
+
+from compress.surgery.compact import CompactReport, CompactResult, LayerWidth, compact
+from compress.surgery.plan import Plan, load, load_weights, put_weights_, save_weights, weights_hash
+
+__all__ = [
+    "CompactReport",
+    "CompactResult",
+    "LayerWidth",
+    "Plan",
+    "compact",
+    "load",
+    "load_weights",
+    "put_weights_",
+    "save_weights",
+    "weights_hash",
+]

@@ -1,0 +1,218 @@
+"""The plan: surgery as data.
+
+A plan says which indices of which parameters stay, what was folded where, and for which weights it was made. Together
+with the compact weights (safetensors) it rebuilds the compact network in its original class; nothing in either file is
+executed, no pickle is involved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compress.errors import CheckpointError
+from compress.graph.modules import SLICEABLE, owners
+
+FORMAT = "compress-plan"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays of one parameter: its shape before, and the kept indices of each dimension that was cut."""
+
+    shape: tuple[int, ...]
+    indices: dict[int, list[int]]
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """The part of ``tensor`` that stays."""
+        for dim, indices in self.indices.items():
+            tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
+        return tensor.contiguous()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that turns the original network into the compact one, except the weights.
+
+    Attributes:
+        architecture: qualified name of the original class, for messages.
+        parameters: state name -> what stays, for every parameter and buffer that was cut.
+        new_biases: state names of biases that the original does not have: constants were folded into them.
+        folds: what was folded, for the reader: ``{"weight", "into", "inputs"}``.
+        hash_before: of the original's weights; ``hash_after`` of the compact ones. SHA-256.
+    """
+
+    architecture: str
+    parameters: dict[str, Kept]
+    new_biases: tuple[str, ...] = ()
+    folds: tuple[dict[str, Any], ...] = ()
+    hash_before: str = ""
+    hash_after: str = ""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON; the file appears whole or not at all."""
+        document = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
+        write_text(Path(path), json.dumps(document, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan.
+
+        Raises:
+            CheckpointError: no such file, no plan, or a version that this release does not know.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: can't be read as a plan: {error}") from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise CheckpointError(f'{path}: this is no plan: expected a JSON object with "format": "{FORMAT}".')
+        if document.get("version") != VERSION:
+            raise CheckpointError(
+                f"{path}: plan version {document.get('version')!r}, this release reads version {VERSION}. "
+                "Update the package, or make the plan anew from the masked weights."
+            )
+        try:
+            return cls(
+                architecture=str(document["architecture"]),
+                parameters={
+                    str(name): Kept(
+                        tuple(map(int, kept["shape"])),
+                        {int(dim): list(map(int, indices)) for dim, indices in kept["indices"].items()},
+                    )
+                    for name, kept in document["parameters"].items()
+                },
+                new_biases=tuple(map(str, document["new_biases"])),
+                folds=tuple(document["folds"]),
+                hash_before=str(document["hash_before"]),
+                hash_after=str(document["hash_after"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: the plan is damaged: {type(error).__name__}: {error}") from error
+
+    def reshape_(self, model: nn.Module) -> None:
+        """Cut every parameter and add the new biases, in place: the shapes of the compact network, in its class.
+
+        Raises:
+            CheckpointError: the model is not the one that the plan was made for.
+        """
+        holders = owners(model)
+        for name, kept in self.parameters.items():
+            if name not in holders:
+                raise CheckpointError(
+                    f"the plan cuts {name}, which this {type(model).__name__} lacks; it was made for {self.architecture}."
+                )
+            module, attribute = holders[name][0]
+            tensor = getattr(module, attribute)
+            if tuple(tensor.shape) != kept.shape:
+                raise CheckpointError(
+                    f"{name} has shape {tuple(tensor.shape)}, the plan expects {kept.shape}; "
+                    f"it was made for {self.architecture}, with another width or number of classes?"
+                )
+            cut = kept.cut(tensor.detach())
+            if isinstance(tensor, nn.Parameter):
+                cut = nn.Parameter(cut, requires_grad=tensor.requires_grad)
+            for holder, key in holders[name]:
+                setattr(holder, key, cut)
+        for name in self.new_biases:
+            module = model.get_submodule(name.rpartition(".")[0])
+            weight = module.weight
+            assert isinstance(weight, nn.Parameter)
+            module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
+        for module in model.modules():
+            if type(module) in SLICEABLE:
+                SLICEABLE[type(module)](module)
+
+
+def load(
+    plan: str | os.PathLike[str] | Plan, weights: str | os.PathLike[str], *, base: Callable[[], nn.Module]
+) -> nn.Module:
+    """Rebuild a compact network from its plan and weights.
+
+    Args:
+        plan: the plan, or its file.
+        weights: the compact weights, a safetensors file.
+        base: makes the original network (its weights do not matter).
+
+    Returns:
+        The compact network, an object of the class that ``base`` makes, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file that can't be read, or files that do not belong together.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    state = load_weights(weights)
+    if plan.hash_after and weights_hash(state) != plan.hash_after:
+        raise CheckpointError(f"{weights}: these are not the weights that the plan was made with (their hash differs).")
+    model = base()
+    plan.reshape_(model)
+    put_weights_(model, state, source=str(weights))
+    return model.eval()
+
+
+def put_weights_(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state into a model of the same shapes.
+
+    Raises:
+        CheckpointError: keys are missing, left over or of another shape.
+    """
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: does not fit {type(model).__name__}: {error}") from error
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the state of ``model`` as safetensors; the file appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: no such file, or it is damaged.
+    """
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: can't be read as safetensors: {error}") from error
+    return state
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
