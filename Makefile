@@ -1,0 +1,40 @@
+# Everything a person or CI runs. `make demo` and `make test` work in a fresh clone: they set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+DATA ?= ../shared/data
+COMPRESS_TEST_DATA ?= $(DATA)
+export COMPRESS_TEST_DATA
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types check clean lenet5-mnist resnet20-cifar10jpeg
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+setup: $(VENV)/.installed ## create .venv with the pinned set of packages
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train, compact, export and benchmark on the embedded digits, in about a minute
+	$(BIN)/python -m compress.cli.demo --out $(RUNS)/demo
+
+test: setup ## the whole test suite
+	$(BIN)/pytest
+
+lint: setup ## ruff: errors, style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test ## what CI runs
+
+clean: ## remove everything that was built here, runs included
+	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
