@@ -1,0 +1,94 @@
+"""The ``bench`` command: one file a subcommand, one line each in ``COMMANDS``."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from bench.cli.latency import latency_command
+from bench.cli.memory import memory_command
+from bench.errors import BenchError
+
+EXIT_NOT_MEASURED = 2
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        run: Its signature gives arguments and options, its docstring the help.
+        summary: Its line in ``bench --help``.
+        examples: Commands to paste; its help ends with them.
+    """
+
+    run: Callable[..., Any]
+    summary: str
+    examples: tuple[str, ...]
+
+
+COMMANDS: dict[str, Command] = {
+    "latency": Command(
+        latency_command,
+        "Inference time, beside a baseline's.",
+        (
+            "bench latency small.onnx",
+            "bench latency small.onnx --baseline dense.onnx --device cpu --json latency.json",
+            "bench latency small.onnx --baseline dense.onnx --threads 4 --min-seconds 10 --runs 20",
+            "bench latency small.onnx --batch 8",
+            "bench latency detector.onnx --shape image=1,3,640,640",
+        ),
+    ),
+    "memory": Command(
+        memory_command,
+        "File size and resident memory.",
+        (
+            "bench memory small.onnx",
+            "bench memory small.onnx --baseline dense.onnx --repeats 5 --json memory.json",
+        ),
+    ),
+}
+
+EXAMPLES = (
+    "bench latency small.onnx --baseline dense.onnx --device cpu",
+    "bench memory small.onnx --baseline dense.onnx",
+)
+
+
+def _epilog(examples: Sequence[str]) -> str:
+    # \b keeps the lines of a paragraph as they are.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+
+
+def build_app() -> typer.Typer:
+    """The command with all subcommands of the table."""
+    app = typer.Typer(
+        help="Measure ONNX models where they will run, in figures that can be trusted.",
+        epilog=_epilog(EXAMPLES),
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    # Without a callback typer would drop the subcommand's name if the table had one line.
+    app.callback()(_no_options)
+    for name, command in COMMANDS.items():
+        app.command(name, short_help=command.summary, epilog=_epilog(command.examples), no_args_is_help=True)(
+            command.run
+        )
+    return app
+
+
+def _no_options() -> None:
+    """Measure ONNX models where they will run, in figures that can be trusted."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one message on stderr and exit code 2."""
+    try:
+        build_app()()
+    except BenchError as error:
+        typer.echo(f"bench: {error}", err=True)
+        sys.exit(EXIT_NOT_MEASURED)

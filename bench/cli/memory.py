@@ -1,0 +1,78 @@
+"""``bench memory``: what a model takes of the memory, and its baseline beside it."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bench.cli import console, options
+from bench.files import require_writable
+from bench.measure.memory import memory
+from bench.report import MemoryReport, MemoryResult
+
+MIB = 1 << 20
+
+
+def memory_command(
+    model: options.Model,
+    baseline: options.Baseline = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    repeats: Annotated[int, typer.Option(help="Fresh processes for each model.")] = 3,
+    batch: options.Batch = None,
+    shape: options.Shape = None,
+    seed: options.Seed = 0,
+    timeout: options.Timeout = 600.0,
+    json: options.Json = None,
+) -> None:
+    """Measure file size and resident memory, each model alone in fresh processes."""
+    if json is not None:
+        require_writable(json)
+    with console.progress_bar("measuring memory") as progress:
+        report = memory(
+            model,
+            baseline,
+            device=device,
+            threads=threads,
+            repeats=repeats,
+            batch=batch,
+            shapes=options.parse_shapes(shape),
+            seed=seed,
+            timeout_s=timeout,
+            progress=progress,
+        )
+    if json is not None:
+        report.save(json)
+    console.stdout().print(memory_table(report))
+    console.print_notes(report, report.model.inputs)
+
+
+def memory_table(report: MemoryReport) -> Table:
+    """A row for the model, one for its baseline, one for their ratios."""
+    title = f"memory in MiB, median of {report.settings.runs} processes"
+    headings = ("file bytes", "bare runtime", "model", "peak of loading", "peak", "peak - bare", "spread of peak")
+    result = console.table(title, "", "file", *headings)
+    result.add_row("model", *_cells(report.model))
+    if report.baseline is not None:
+        result.add_row("baseline", *_cells(report.baseline))
+    ratios = report.ratios
+    if ratios is not None:
+        shown = [
+            "" if value is None else f"{value:.3f}"
+            for value in (ratios.model_rss_bytes, None, ratios.peak_rss_bytes, ratios.peak_over_bare_bytes)
+        ]
+        result.add_row("model/baseline", "", f"{ratios.file_bytes:.3f}", "", *shown, "")
+    return result
+
+
+def _cells(result: MemoryResult) -> tuple[str, ...]:
+    figures = result.memory
+    sizes = (
+        figures.bare_rss_bytes,
+        figures.model_rss_bytes,
+        figures.load_peak_rss_bytes,
+        figures.peak_rss_bytes,
+        figures.peak_over_bare_bytes,
+        figures.spread_bytes,
+    )
+    return (result.file.file_name, f"{result.file.file_bytes:,}", *(f"{size / MIB:.2f}" for size in sizes))

@@ -1,0 +1,53 @@
+"""Write a file whole or not at all."""
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from bench.errors import BenchError
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder, hence on the same file system, so that the final rename is atomic."""
+    return path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a path that cannot be written, before minutes of measuring.
+
+    The folder is tried by making a file in it: permission bits do not tell about read-only mounts or the superuser.
+
+    Raises:
+        BenchError: The path is a folder, or its folder is missing or does not take a new file.
+    """
+    if path.is_dir():
+        raise BenchError(f"{path} is a folder; give the name of a file, for example {path / 'report.json'}")
+    if not path.parent.is_dir():
+        raise BenchError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    probe = _beside(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to a temporary name beside `path`, then rename; an older file stays as it was on any failure.
+
+    Raises:
+        BenchError: The disk is full, or the folder went away.
+    """
+    temporary = _beside(path)
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}; no file was changed") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,77 @@
+"""Several requests to one target, within one time limit."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.onnx_file import OnnxFile, describe
+from bench.protocol import Answer, Host, Request
+from bench.report import Settings
+from bench.targets import find_target
+
+Progress = Callable[[int, int], None]  # runs done, runs in all
+
+
+def request_of(measure: str, models: tuple[str, ...], settings: Settings) -> Request:
+    """A request for one of ``settings.runs`` processes; its share of the samples is left to the measure."""
+    return Request(
+        measure=measure,
+        models=models,
+        threads=settings.threads,
+        batch=settings.batch,
+        shapes=settings.shapes,
+        seed=settings.seed,
+        min_seconds=settings.min_seconds / settings.runs,
+        min_samples=-(-settings.min_samples // settings.runs),
+        limit_seconds=0.0,
+    )
+
+
+def answers(device: str, requests: Sequence[Request], timeout_s: float, progress: Progress | None) -> Iterator[Answer]:
+    """Answers in the order of the requests, each given an equal share of the time that is left.
+
+    Raises:
+        BenchError: The device is unknown, the target failed, or the time is over.
+    """
+    target, total = find_target(device), len(requests)
+    deadline = time.monotonic() + timeout_s
+    for done, request in enumerate(requests):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise BenchError(
+                f"only {done} of {total} processes were done in {timeout_s:.0f} s; "
+                "give a longer --timeout or fewer --samples"
+            )
+        yield target.run(replace(request, limit_seconds=left_s / (total - done)))
+        if progress is not None:
+            progress(done + 1, total)
+
+
+def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:
+    """Refuse figures of which nobody can say which file they belong to.
+
+    Raises:
+        BenchError: A model file is another than before the first run.
+    """
+    for file, path in zip(before, paths, strict=True):
+        if describe(Path(path)) != file:
+            raise BenchError(f"{path} changed while it was measured; measure again")
+
+
+def host_of(answer: Answer) -> Host:
+    """The host of an answer without error.
+
+    Raises:
+        BenchError: The worker left it out.
+    """
+    if answer.host is None:
+        raise BenchError("worker's answer: host is missing; the worker is not the one of this bench")
+    return answer.host
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,112 @@
+"""Which file is measured: name, size and hash, the files with external weights included.
+
+An ONNX file may keep its weights in files beside it. To find them takes no more than four field numbers of onnx.proto,
+hence no dependency on the onnx package.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+
+# Of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, EXTERNAL_DATA_OF_TENSOR = 7, 5, 13
+KEY_OF_ENTRY, VALUE_OF_ENTRY = 1, 2
+
+# Wire types of protobuf: https://protobuf.dev/programming-guides/encoding/
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxFile:
+    """A model file as it was measured.
+
+    Attributes:
+        file_bytes: Of the ONNX file and the files with external weights that it names.
+        sha256: Of the same, in the order of their names after the ONNX file.
+    """
+
+    file_name: str
+    sha256: str
+    file_bytes: int
+
+
+def describe(path: Path) -> OnnxFile:
+    """Name, size and hash of a model.
+
+    Raises:
+        BenchError: The file, or one with its weights, is missing or cannot be read.
+    """
+    content = _read(path, "model file")
+    digest, size = hashlib.sha256(content), len(content)
+    for name in external_files(content):
+        part = _read(path.with_name(name), f"the weights of {path}, file")
+        digest.update(part)
+        size += len(part)
+    return OnnxFile(file_name=path.name, sha256=digest.hexdigest(), file_bytes=size)
+
+
+def external_files(content: bytes) -> list[str]:
+    """Names, relative to the ONNX file, of the files that hold weights outside of it.
+
+    A file that is no protobuf names none: to refuse it is left to ONNX Runtime, which tells why.
+    """
+    try:
+        entries = [
+            {number: bytes(text) for number, text in _fields(entry)}
+            for graph in _inside(memoryview(content), GRAPH_OF_MODEL)
+            for tensor in _inside(graph, INITIALIZER_OF_GRAPH)
+            for entry in _inside(tensor, EXTERNAL_DATA_OF_TENSOR)
+        ]
+        return sorted({entry[VALUE_OF_ENTRY].decode() for entry in entries if entry.get(KEY_OF_ENTRY) == b"location"})
+    except (IndexError, KeyError, UnicodeDecodeError):
+        return []
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BenchError(f"{what} not found: {path}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise BenchError(f"{what} {path} cannot be read: {error}") from error
+
+
+def _inside(message: memoryview, wanted: int) -> list[memoryview]:
+    return [content for number, content in _fields(message) if number == wanted]
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each length-delimited field of a message; other fields are stepped over.
+
+    Raises:
+        IndexError: The message ends too early.
+        KeyError: The wire type is unknown.
+    """
+    place = 0
+    while place < len(message):
+        tag, place = _varint(message, place)
+        number, wire = divmod(tag, 8)
+        if wire == LENGTH_DELIMITED:
+            size, place = _varint(message, place)
+            yield number, message[place : place + size]
+            place += size
+        elif wire == VARINT:
+            _, place = _varint(message, place)
+        else:
+            place += FIXED_BYTES[wire]
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    """The number that starts at `place`, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = message[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, place

@@ -1,0 +1,100 @@
+"""Quantiles and bootstrap intervals of samples taken in several processes.
+
+What varies, and at which scale (measured with one model against itself): neighbouring inferences share the scheduler's
+and the neighbours' disturbances, so samples in one process are autocorrelated; and where a session's weights come to
+lie in memory makes it up to 3 % faster or slower for as long as its process lives. An interval from the samples of one
+process knows only the first: A against A then differs "significantly" in most runs. Hence the samples come from
+several fresh processes, and the process is the unit of the bootstrap: whole blocks of paired samples are drawn, which
+keeps pairs and autocorrelation as they were. Drawing samples within the blocks once more would count their noise
+twice; for nested data, drawing at the top level alone is the better choice (Davison and Hinkley, "Bootstrap Methods and
+their Application", 1997, section 3.8).
+
+A percentile interval from so few units is too narrow by two causes: the bootstrap's variance misses the factor
+n/(n-1), and normal quantiles stand for Student's. Both are mended in the level: the percentiles taken are
+Phi(-+ sqrt(n/(n-1)) t(1 - alpha/2, n-1)), the "expanded percentile interval" (Hesterberg, "What Teachers Should Know
+About the Bootstrap", The American Statistician 69, 2015, section 4.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000  # the expanded percentiles lie at 1 % and below: a hundred resamples beyond each
+SEED = 0  # the same samples give the same interval
+# Simulated with drift between runs, 95 % intervals of 6 runs or more cover the truth in 92 to 96 % of cases, of 5 in 90.
+MIN_RUNS = 6
+FAR_OUT = 3.0  # Tukey's outer fence, in interquartile ranges above the upper quartile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A model's figure over its baseline's with its 95 % interval; below 1 the model is the smaller."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """``faster`` or ``slower`` if the whole interval says so, else ``not distinguishable``."""
+        if self.high < 1:
+            return "faster"
+        return "slower" if self.low > 1 else "not distinguishable"
+
+
+def expanded_tail(runs: int) -> float:
+    """Share of resamples to leave out at each end, for `runs` units."""
+    t = stats.t.ppf((1 + CONFIDENCE) / 2, runs - 1)
+    return float(stats.norm.cdf(-np.sqrt(runs / (runs - 1)) * t))
+
+
+def resampled_counts(runs: int) -> NDArray[np.int64]:
+    """How often each of `runs` units is in each resample: shape (RESAMPLES, runs), rows sum to `runs`."""
+    return np.random.default_rng(SEED).multinomial(runs, np.full(runs, 1 / runs), size=RESAMPLES)
+
+
+def interval(resampled: Floats, runs: int) -> tuple[float, float]:
+    """The expanded percentile interval of a statistic's resamples."""
+    tail = expanded_tail(runs)
+    low, high = np.quantile(resampled, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def ratio_of_medians(model: Sequence[Sequence[int]], baseline: Sequence[Sequence[int]]) -> Ratio:
+    """Geometric mean over runs of the ratio of medians, with its interval.
+
+    Args:
+        model: Samples of each run, in any unit.
+        baseline: The baseline's in the same runs, same unit.
+    """
+    logs = np.log([np.median(ours) / np.median(theirs) for ours, theirs in zip(model, baseline, strict=True)])
+    runs = len(logs)
+    low, high = interval(resampled_counts(runs) @ logs / runs, runs)
+    return Ratio(value=float(np.exp(logs.mean())), low=float(np.exp(low)), high=float(np.exp(high)))
+
+
+def median_interval(runs: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Interval of the median of all runs' samples, each run with the same weight; in the samples' unit.
+
+    The median of a resample is where the mean of its runs' distribution functions reaches one half: the functions are
+    tabulated once, on the values between the smallest and the largest median of a run, where every such median lies.
+    """
+    medians = [float(np.median(run)) for run in runs]
+    grid = np.unique([value for run in runs for value in (*run, *medians) if min(medians) <= value <= max(medians)])
+    grid = grid[:: len(grid) // 1000 + 1] if len(grid) > 1000 else grid
+    below = np.array([np.searchsorted(np.sort(run), grid, side="right") / len(run) for run in runs])
+    reached = resampled_counts(len(runs)) @ below >= len(runs) / 2
+    reached[:, -1] = True  # thinning may have taken the last value
+    return interval(grid[reached.argmax(axis=1)].astype(np.float64), len(runs))
+
+
+def far_out(samples: Floats) -> int:
+    """How many samples lie beyond Tukey's outer fence; they are counted, never dropped."""
+    lower, upper = np.quantile(samples, (0.25, 0.75))
+    return int((samples > upper + FAR_OUT * (upper - lower)).sum())

@@ -1,0 +1,35 @@
+"""Where a model can be measured: one file and one line in `TARGETS` for each.
+
+A device is written ``name`` or ``name:address``; the name picks the target, which is built with the address.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from bench.errors import BenchError
+from bench.protocol import Answer, Request
+from bench.targets.local import LocalTarget
+
+
+class Target(Protocol):
+    """Runs requests, each in a fresh process, somewhere."""
+
+    def run(self, request: Request) -> Answer:
+        """Answer one request; every failure is a BenchError with one clear message, within a bounded time."""
+
+
+TARGETS: dict[str, Callable[[str], Target]] = {
+    "cpu": LocalTarget,
+}
+
+
+def find_target(device: str) -> Target:
+    """The target that ``--device`` names.
+
+    Raises:
+        BenchError: The name is unknown, or the target refuses the address.
+    """
+    name, _, address = device.partition(":")
+    if name not in TARGETS:
+        raise BenchError(f"unknown device {device!r}; known devices: {', '.join(TARGETS)}")
+    return TARGETS[name](address)

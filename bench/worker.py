@@ -1,0 +1,445 @@
+"""The measuring process: one request (JSON) on stdin, one answer (JSON) on stdout.
+
+    python worker.py < request.json > answer.json
+
+This file is copied to devices, hence it stands alone: the standard library, numpy and onnxruntime, Python 3.9 or later.
+The two messages are described in ``bench/protocol.py``. A measure is one function in ``MEASURES``. What the caller can
+mend (a model that does not load, a shape that does not fit) comes back as an answer with ``error``; anything else is a
+defect and ends with a traceback on stderr and no answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+VERSION = 1
+
+# Flags of the CPU that decide which kernels ONNX Runtime picks: vector width, half precision, int8 dot products.
+ISA_FLAGS = (
+    *("avx", "fma", "f16c", "avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8"),
+    *("asimd", "neon", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+
+# /proc/cpuinfo of ARM Linux gives numbers, not names. Source: Arm's MIDR_EL1 part numbers (implementer 0x41).
+ARM_PARTS = {
+    "0xd03": "Cortex-A53",
+    "0xd04": "Cortex-A35",
+    "0xd05": "Cortex-A55",
+    "0xd07": "Cortex-A57",
+    "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73",
+    "0xd0a": "Cortex-A75",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd0d": "Cortex-A77",
+    "0xd40": "Neoverse-V1",
+    "0xd41": "Cortex-A78",
+    "0xd49": "Neoverse-N2",
+    "0xd4f": "Neoverse-V2",
+}
+
+# ONNX tensor types -> numpy types that onnxruntime takes from Python. bfloat16 and float8 have none.
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(uint32)": "uint32",
+    "tensor(int32)": "int32",
+    "tensor(uint64)": "uint64",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "object",
+}
+
+WARMUP_WINDOW_S = 0.05  # long enough that a median over it does not see single interrupts
+WARMUP_TOLERANCE = 0.02  # caches and clock frequency settle by tens of per cent; medians of a window vary below this
+WARMUP_LIMIT_S = 3.0  # a clock that has not settled by then is the machine's state, and the report says so
+# More samples add nothing to a median and make the report megabytes long: faster models get untimed inferences between.
+MAX_SAMPLES = 5_000
+
+
+class RefusedError(Exception):
+    """Something the caller can mend; travels back as the answer's ``error``."""
+
+
+# Host ----------------------------------------------------------------------------------------------------------------
+
+
+def cpuinfo() -> dict[str, list[str]]:
+    """The distinct values of each field of /proc/cpuinfo; empty where there is none (macOS)."""
+    facts: dict[str, list[str]] = {}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return facts
+    for line in lines:
+        key, _, value = line.partition(":")
+        values = facts.setdefault(key.strip(), [])
+        if value.strip() not in values:
+            values.append(value.strip())
+    return facts
+
+
+def cpu_model(info: dict[str, list[str]]) -> str:
+    """The CPU's name; on ARM the cores' names, since big.LITTLE chips have several."""
+    if "model name" in info:
+        return " + ".join(info["model name"])
+    if "CPU part" in info:
+        return " + ".join(ARM_PARTS.get(part, "ARM part " + part) for part in info["CPU part"])
+    return platform.processor() or platform.machine()
+
+
+def governor() -> str | None:
+    """What rules the clock frequency of core 0, where the kernel tells (virtual machines do not)."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        return None
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: a container or taskset may give fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def host_facts(emulated: bool) -> dict[str, Any]:
+    """Everything about this machine without which a figure cannot be compared with another."""
+    info = cpuinfo()
+    flags = set(" ".join(info.get("flags", []) + info.get("Features", [])).split())
+    return {
+        "cpu_model": cpu_model(info),
+        "architecture": platform.machine(),
+        "isa": [flag for flag in ISA_FLAGS if flag in flags],
+        "logical_cores": os.cpu_count() or 1,
+        "usable_cores": usable_cores(),
+        "governor": governor(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "onnxruntime": ort.__version__,
+        "load_average_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "emulated": emulated,
+    }
+
+
+# Model and inputs ----------------------------------------------------------------------------------------------------
+
+
+def load(path: str, threads: int) -> ort.InferenceSession:
+    """A session on the CPU with a fixed number of threads, operators one after the other."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    # The threads of a session spin for up to a second after a run, and would take the cores from the other model.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not Path(path).is_file():
+        raise RefusedError(f"model file not found: {path}")
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen exception classes with no base of their own
+        raise RefusedError(
+            f"ONNX Runtime {ort.__version__} cannot load {path}: {one_line(error)}; "
+            "check the file with onnx.checker, or export it again"
+        ) from error
+
+
+def input_shape(path: str, name: str, declared: list[Any], batch: int | None, wanted: list[int] | None) -> list[int]:
+    """The shape to run: ``wanted`` if given, else the declared one with the batch first and 1 for other open sizes."""
+    if wanted is not None:
+        fits = len(wanted) == len(declared) and all(
+            not isinstance(size, int) or size == wanted[dim] for dim, size in enumerate(declared)
+        )
+        if not fits:
+            raise RefusedError(f"{path}: input {name} has shape {declared}, which {wanted} does not fit")
+        return wanted
+    shape = [size if isinstance(size, int) else 1 for size in declared]
+    if batch is not None and declared and not isinstance(declared[0], int):
+        shape[0] = batch
+    return shape
+
+
+def input_shapes(session: ort.InferenceSession, path: str, request: dict[str, Any]) -> dict[str, list[int]]:
+    """The shape of each input.
+
+    Raises:
+        RefusedError: A wanted shape does not fit, or no input can take the wanted batch.
+    """
+    wanted, batch = request["shapes"], request["batch"]
+    declared = {value.name: value.shape for value in session.get_inputs()}
+    unknown = sorted(set(wanted) - set(declared))
+    if unknown:
+        raise RefusedError(f"{path} has no input {', '.join(unknown)}; its inputs are {', '.join(declared)}")
+    shapes = {name: input_shape(path, name, dims, batch, wanted.get(name)) for name, dims in declared.items()}
+    if batch is not None and not any(shape and shape[0] == batch for shape in shapes.values()):
+        raise RefusedError(
+            f"{path}: no input can take batch {batch}: the shapes {json.dumps(declared)} are fixed; "
+            "export the model with a dynamic batch"
+        )
+    return shapes
+
+
+def random_tensor(rng: np.random.Generator, dtype: str, shape: list[int]) -> np.ndarray:
+    """Values that any vision model accepts: normal numbers, whole bytes, and 0 or 1 for possible indices."""
+    if dtype.startswith("float"):
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype in ("uint8", "int8"):
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    return rng.integers(0, 2, shape).astype("str" if dtype == "object" else dtype).astype(dtype)
+
+
+class Model:
+    """A loaded model; `prepare()` makes its inputs, then `run()` is one inference."""
+
+    def __init__(self, path: str, request: dict[str, Any]) -> None:
+        self.path = path
+        self.session = load(path, request["threads"])
+        self.shapes = input_shapes(self.session, path, request)
+        self.seed = request["seed"]
+        self.feeds: dict[str, Any] = {}
+
+    def prepare(self) -> None:
+        """Make random inputs and run once, so that a failure is told as this model's, with the shapes.
+
+        Raises:
+            RefusedError: An input has a type that numpy lacks, or the model cannot run with these shapes.
+        """
+        rng = np.random.default_rng(self.seed)
+        for value in self.session.get_inputs():
+            if value.type not in DTYPES:
+                raise RefusedError(f"{self.path}: input {value.name} is a {value.type}, which numpy lacks")
+            self.feeds[value.name] = random_tensor(rng, DTYPES[value.type], self.shapes[value.name])
+        try:
+            self.run()
+        except Exception as error:  # onnxruntime's exceptions have no base of their own
+            shapes = ", ".join(f"{name}={shape}" for name, shape in self.shapes.items())
+            raise RefusedError(
+                f"{self.path} cannot run with {shapes}: {one_line(error)}; "
+                "give other sizes with --shape INPUT=1,3,224,224"
+            ) from error
+
+    def run(self) -> None:
+        """One inference, outputs dropped."""
+        self.session.run(None, self.feeds)
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The inputs as they are run."""
+        return [
+            {"name": value.name, "shape": self.shapes[value.name], "dtype": value.type[len("tensor(") : -1]}
+            for value in self.session.get_inputs()
+        ]
+
+
+def one_line(error: Exception) -> str:
+    """The message without line breaks, and without ONNX Runtime's "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "."""
+    text = " ".join(str(error).split())
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+
+
+# Latency -------------------------------------------------------------------------------------------------------------
+
+
+def timed(model: Model) -> int:
+    """Nanoseconds of one inference."""
+    start = time.perf_counter_ns()
+    model.run()
+    return time.perf_counter_ns() - start
+
+
+def warm_up(model: Model) -> tuple[float, dict[str, Any]]:
+    """Run until two windows in a row have the same median, or the limit is over; gives the last median in seconds."""
+    start = time.perf_counter()
+    model.prepare()
+    count, previous, stable = 2, float(timed(model)), False
+    while not stable and time.perf_counter() - start < WARMUP_LIMIT_S:
+        window = [timed(model) for _ in range(max(1, int(WARMUP_WINDOW_S * 1e9 / previous)))]
+        current = float(np.median(window))
+        stable = abs(current - previous) <= WARMUP_TOLERANCE * previous
+        count, previous = count + len(window), current
+    return previous * 1e-9, {"warmup_inferences": count, "warmup_stable": stable}
+
+
+def untimed_between(request: dict[str, Any], inference_s: list[float], deadline: float) -> int:
+    """How many untimed inferences go in front of each timed one.
+
+    With two models at least one: the caches then hold this model's weights whatever ran before, as in a loop of one
+    model. Without it a sample's neighbour decides its speed, and the median lies between two heaps of samples.
+
+    Raises:
+        RefusedError: The samples cannot be taken before the deadline.
+    """
+    least = 1 if len(inference_s) > 1 else 0
+    turn_s = sum(inference_s)
+    needed_s = request["min_samples"] * turn_s * (1 + least)
+    if time.perf_counter() + needed_s > deadline:
+        raise RefusedError(
+            f"{request['min_samples']} samples in one process would take {needed_s:.0f} s, and "
+            f"{max(0.0, deadline - time.perf_counter()):.0f} s are left: give fewer --samples or a longer --timeout"
+        )
+    return max(least, int(request["min_seconds"] * len(inference_s) / (turn_s * MAX_SAMPLES)))
+
+
+def measure_latency(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Samples of every model, interleaved, the order turned round at every turn so that drift cancels."""
+    deadline = time.perf_counter() + request["limit_seconds"]
+    models = [Model(path, request) for path in request["models"]]
+    warm = [warm_up(model) for model in models]
+    untimed = untimed_between(request, [inference_s for inference_s, _ in warm], deadline)
+    samples: list[list[int]] = [[] for _ in models]
+    order = list(enumerate(models))
+    gc.collect()
+    gc.disable()
+    start = time.perf_counter()
+    while len(samples[0]) < request["min_samples"] or time.perf_counter() - start < request["min_seconds"] * len(
+        models
+    ):
+        for index, model in order:
+            for _ in range(untimed):
+                model.run()
+            samples[index].append(timed(model))
+        order.reverse()
+        if time.perf_counter() > deadline:
+            raise RefusedError(
+                "the machine became slower while measuring and the time is over; give a longer --timeout"
+            )
+    gc.enable()
+    return [
+        {
+            "inputs": model.inputs(),
+            "latency": dict(warm[index][1], samples_ns=samples[index], untimed_between=untimed),
+        }
+        for index, model in enumerate(models)
+    ]
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def linux_status(key: str) -> int:
+    """A figure of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no " + key)
+
+
+def linux_resident() -> int:
+    """Resident bytes: the pages counted by smaps_rollup, since VmRSS adds per-core counters that lag by megabytes."""
+    try:
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+            if line.startswith("Rss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return linux_status("VmRSS")
+
+
+def reset_peak() -> bool:
+    """Set the kernel's peak to the present; False where it does not let us (some containers, Android)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def process_peak() -> int:
+    """The largest resident size since the process began, from getrusage: kibibytes on Linux, bytes on macOS."""
+    import resource  # absent on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def memory_probes() -> tuple[str, Callable[[], int], Callable[[], int], Callable[[], bool]]:
+    """The best way here: its name, and functions for the resident bytes, the peak bytes and the peak's reset.
+
+    Without a reset the peak is that of the whole process, loading included; without /proc the resident size is not
+    known either, and the peak so far stands in for it. The report names the way.
+    """
+    if not Path("/proc/self/status").exists():
+        return "getrusage", process_peak, process_peak, lambda: False
+
+    def peak() -> int:
+        return max(linux_status("VmHWM"), linux_resident())
+
+    name = "clear_refs+VmHWM" if reset_peak() else "VmHWM"
+    return name, linux_resident, peak, reset_peak
+
+
+def measure_memory(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Resident bytes of the bare runtime, after loading, and the peaks of loading and of inference, for one model."""
+    (path,) = request["models"]
+    method, resident, peak, reset = memory_probes()
+    gc.collect()
+    bare = resident()
+    reset()
+    model = Model(path, request)
+    gc.collect()
+    loaded, load_peak = resident(), peak()
+    reset()
+    model.prepare()
+    for _ in range(request["min_samples"] - 1):
+        model.run()
+    figures = {
+        "method": method,
+        "bare_rss_bytes": bare,
+        "loaded_rss_bytes": loaded,
+        "load_peak_rss_bytes": load_peak,
+        "peak_rss_bytes": peak(),
+    }
+    return [{"inputs": model.inputs(), "memory": figures}]
+
+
+MEASURES = {"latency": measure_latency, "memory": measure_memory}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure what the request asks for.
+
+    Raises:
+        RefusedError: The request is of another version, or cannot be met.
+    """
+    got = (request.get("format"), request.get("version"))
+    if got != ("bench-request", VERSION):
+        raise RefusedError(f"this worker reads bench-request version {VERSION}, got {got[0]} version {got[1]}")
+    if request["measure"] not in MEASURES:
+        raise RefusedError(f"unknown measure {request['measure']}; known: {', '.join(MEASURES)}")
+    host = host_facts(request["emulated"])  # before measuring, which raises the load average
+    return {"host": host, "models": MEASURES[request["measure"]](request)}
+
+
+def main() -> None:
+    """Read, measure, write."""
+    # Native code may print to stdout: it goes to stderr, and only the answer to the real stdout.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        head = {"format": "bench-answer", "version": VERSION}
+        try:
+            body = dict(answer(json.load(sys.stdin)), error=None)
+        except RefusedError as error:
+            body = {"error": str(error), "host": None, "models": []}
+        json.dump(dict(head, **body), out, allow_nan=False)
+
+
+if __name__ == "__main__":
+    main()
