@@ -56,9 +56,9 @@ class GroupSlice:
             self.groups = self.groups.to(self.parameter.device)
         return self.groups
 
-    def sums(self, values: Tensor) -> Tensor:
-        """Sum a tensor of the parameter's shape over all but ``dim``: ``[shape[dim]]``."""
-        return values.sum(self._others) if self._others else values
+    def sums(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Sum a tensor of the parameter's shape over all but ``dim``: ``[shape[dim]]`` of ``dtype``."""
+        return values.sum(self._others, dtype=dtype) if self._others else values.to(dtype)
 
     def spread(self, by_group: Tensor) -> Tensor:
         """Values ``[count + 1]`` by group, shaped to broadcast against the parameter."""
@@ -87,11 +87,12 @@ class Groups:
         return [*self.weights, *((part.name, part.parameter) for part in self.slices)]
 
     def gather(self, values: Callable[[GroupSlice], Tensor]) -> Tensor:
-        """Sum ``values(slice)`` (the parameter's shape each) by group: ``[count]``."""
+        """Sum ``values(slice)`` (the parameter's shape each) by group, in float32 or better: ``[count]``."""
         first = self.slices[0].parameter
-        total = torch.zeros(self.count + 1, dtype=first.dtype, device=first.device)
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        total = torch.zeros(self.count + 1, dtype=dtype, device=first.device)
         for part in self.slices:
-            total.index_add_(0, part.index(), part.sums(values(part)).to(total.dtype))
+            total.index_add_(0, part.index(), part.sums(values(part), dtype))
         return total[:-1]
 
     def squared_norms(self) -> Tensor:
@@ -101,6 +102,10 @@ class Groups:
     def sizes(self) -> Tensor:
         """Number of weights in every group, float ``[count]``."""
         return self.gather(lambda part: torch.ones_like(part.parameter.detach()))
+
+    def dead(self) -> Tensor:
+        """Bool ``[count]``, groups whose every weight is exactly 0; the squares in a norm of 0 may have underflown."""
+        return self.gather(lambda part: part.parameter.detach() != 0) == 0
 
     def scale_(self, factors: Tensor) -> None:
         """Multiply every group by its factor, ``[count]``."""
@@ -113,8 +118,9 @@ def _weights(model: nn.Module, graph: ChannelGraph | None) -> Groups:
     del graph
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for path, module in model.named_modules():
-        if isinstance(module, _LAYERS):
-            found.setdefault(id(module.weight), (f"{path}.weight" if path else "weight", module.weight))
+        weight = module._parameters.get("weight") if isinstance(module, _LAYERS) else None
+        if weight is not None:  # a weight that a parametrization computes is none of the optimiser's
+            found.setdefault(id(weight), (f"{path}.weight" if path else "weight", weight))
     return Groups(sum(parameter.numel() for _, parameter in found.values()), weights=tuple(found.values()))
 
 
@@ -188,7 +194,7 @@ def find_groups(model: nn.Module, granularity: str, example_inputs: tuple[Tensor
     if granularity not in GRANULARITIES:
         raise ConfigError(f"unknown granularity {granularity!r}; known: {', '.join(GRANULARITIES)}.")
     if granularity != "weight" and example_inputs is None:
-        raise ConfigError(f"granularity {granularity!r} follows channels through the network: pass example_inputs=(x,).")
+        raise ConfigError(f"granularity {granularity!r} follows channels through the network: pass example_inputs=(x,)")
     graph = None if example_inputs is None or granularity == "weight" else channel_graph(model, example_inputs)
     groups = GRANULARITIES[granularity](model, graph)
     if not groups.count:

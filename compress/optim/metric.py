@@ -31,8 +31,10 @@ def _rmsprop(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
         return 0.0
     average: Tensor = state["square_avg"]
     if group["centered"]:
-        average = average - state["grad_avg"].square()
-    return float(group["lr"]) / (average.sqrt() + group["eps"])
+        # torch's own expression; a variance that rounds to less than 0 is one of 0
+        average = average.addcmul(state["grad_avg"], state["grad_avg"], value=-1).clamp_min(0.0)
+    step: Tensor = float(group["lr"]) / (average.sqrt() + group["eps"])
+    return step
 
 
 def _adam(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
@@ -40,7 +42,8 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
         return 0.0
     average: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
     correction = 1.0 - float(group["betas"][1]) ** float(state["step"])
-    return float(group["lr"]) / ((average / correction).sqrt() + group["eps"])
+    step: Tensor = float(group["lr"]) / ((average / correction).sqrt() + group["eps"])
+    return step
 
 
 METRICS: dict[type[torch.optim.Optimizer], Callable[[Mapping[str, Any], Mapping[str, Any]], Step]] = {

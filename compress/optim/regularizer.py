@@ -64,7 +64,7 @@ class Regularizer:
         self.groups: Groups = find_groups(model, granularity, example_inputs)
         self.group_weights = group_weights or self.penalty.default_group_weights
         if self.group_weights not in GROUP_WEIGHTS:
-            raise ConfigError(f"unknown group_weights {group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
+            raise ConfigError(f"unknown group_weights {self.group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
         self._factors: Tensor | None = None
         self._frozen: list[Tensor] | None = None
 
@@ -106,7 +106,10 @@ class Regularizer:
         """Add the penalty's subgradient to the gradients; call it between ``backward()`` and ``optimizer.step()``.
 
         It passes through the optimiser's momentum and scaling, as in network slimming, and makes no weight exactly 0.
+        After ``freeze_()`` it adds nothing.
         """
+        if self._frozen is not None:
+            return
         if self.groups.slices:
             norms = self.groups.squared_norms().sqrt()
             pull = self._weights() * self.penalty.subgradient(norms)
@@ -124,7 +127,7 @@ class Regularizer:
     def freeze_(self) -> None:
         """From now on keep dead groups dead and penalise nothing: the phase that lets the survivors recover."""
         if self.groups.slices:
-            self._frozen = [self.groups.squared_norms() > 0]
+            self._frozen = [~self.groups.dead()]
         else:
             self._frozen = [parameter != 0 for _, parameter in self.groups.weights]
 
@@ -132,10 +135,8 @@ class Regularizer:
     def sparsity(self) -> dict[str, LayerSparsity]:
         """Dead and all groups, by layer (the weight's state-dict name without ``.weight``)."""
         if not self.groups.slices:
-            return {
-                _layer(name): LayerSparsity(int((p == 0).sum()), p.numel()) for name, p in self.groups.weights
-            }
-        dead = torch.cat((self.groups.squared_norms() == 0, torch.tensor([False], device=self._device())))
+            return {_layer(name): LayerSparsity(int((p == 0).sum()), p.numel()) for name, p in self.groups.weights}
+        dead = torch.cat((self.groups.dead(), torch.tensor([False], device=self._device())))
         found: dict[str, LayerSparsity] = {}
         for part in self.groups.slices:
             if part.layer:
@@ -147,7 +148,7 @@ class Regularizer:
     def dead_share(self) -> float:
         """The share of groups that are exactly zero."""
         if self.groups.slices:
-            return float((self.groups.squared_norms() == 0).float().mean())
+            return float(self.groups.dead().float().mean())
         return sum(int((p == 0).sum()) for _, p in self.groups.weights) / self.groups.count
 
     def _zero_frozen_(self) -> None:

@@ -25,7 +25,7 @@ class L0(Penalty):
 
     def prox(self, z: Tensor, step: Tensor | float) -> Tensor:  # noqa: D102
         threshold = torch.sqrt(torch.as_tensor(2.0 * self.strength * step, dtype=z.dtype, device=z.device))
-        return torch.where(z > threshold, z, torch.zeros_like(z))
+        return torch.where(z <= threshold, torch.zeros_like(z), z)  # in this order NaN stays NaN, and is seen
 
     def subgradient(self, z: Tensor) -> Tensor:  # noqa: D102
         return torch.zeros_like(z)
