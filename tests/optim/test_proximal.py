@@ -1,0 +1,351 @@
+"""The group operators, against minimisers that know nothing but the objective."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from compress.groups import Groups, GroupSlice
+from compress.optim.metric import Step
+from compress.optim.proximal import prox_groups_, prox_weights_
+from compress.penalties import L0, L1, PENALTIES, GroupLasso, Penalty
+
+OPTIMALITY_TOLERANCE = 1e-12
+"""Relative residual of the optimality condition in float64."""
+
+MINIMISER_TOLERANCE = 1e-7
+"""Relative excess over what scipy's quasi-Newton method reaches without derivatives of the kink."""
+
+SINGLE_TOLERANCE = 1e-5
+"""Relative excess of the objective of float32 results over that of float64 results."""
+
+
+@dataclass
+class Problem:
+    """Random groups over several parameters, with the metric of a step that has just been taken."""
+
+    groups: Groups
+    steps: list[Step]
+    weights: Tensor
+    before: list[Tensor]
+
+    def vectors(self, g: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(w before, x now, eta) of group ``g`` as flat float64 arrays."""
+        w: list[Tensor] = []
+        x: list[Tensor] = []
+        eta: list[Tensor] = []
+        for part, before, step in zip(self.groups.slices, self.before, self.steps, strict=True):
+            full = torch.as_tensor(step, dtype=before.dtype).expand_as(before)
+            at = part.groups == g
+            for found, values in ((w, before), (x, part.parameter.detach()), (eta, full)):
+                found.append(values.movedim(part.dim, 0)[at].reshape(-1).double())
+        return torch.cat(w).numpy(), torch.cat(x).numpy(), torch.cat(eta).numpy()
+
+
+def problem(
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float64,
+    eta_exponents: tuple[float, float] = (-3, 1),
+    unmoved: bool = False,
+    zeros: bool = True,
+) -> Problem:
+    random = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=random, dtype=torch.float64)
+
+    count = 4
+    slices: list[GroupSlice] = []
+    steps: list[Step] = []
+    for name, shape, dim in (("conv", (5, 2, 3), 0), ("scale", (6,), 0), ("columns", (2, 7), 1)):
+        w = uniform(-1, 1, *shape) * 10 ** uniform(-3, 2, *shape)
+        eta = 10 ** uniform(*eta_exponents, *shape)
+        if zeros:
+            w *= uniform(0, 1, *shape) > 0.2
+        if unmoved:
+            eta *= uniform(0, 1, *shape) > 0.2
+        ids = torch.randint(0, count + 1, (shape[dim],), generator=random)  # `count` is in no group
+        if zeros:
+            w.movedim(dim, 0)[ids == 0] = 0.0
+        slices.append(GroupSlice(name, nn.Parameter(w.to(dtype)), dim, ids, layer=False))
+        steps.append(eta.to(dtype))
+    groups = Groups(count, tuple(slices))
+    return Problem(groups, steps, groups.sizes().sqrt(), [part.parameter.detach().clone() for part in slices])
+
+
+def apply(p: Problem, penalty: Penalty) -> None:
+    with torch.no_grad():
+        prox_groups_(p.groups, penalty, p.weights, p.steps)
+
+
+def distance(w: np.ndarray, x: np.ndarray, eta: np.ndarray) -> float:
+    """``sum (x - w)^2 / (2 eta)``; infinite where a coordinate without a step has moved."""
+    moved = x != w
+    with np.errstate(divide="ignore"):
+        return float(((x - w)[moved] ** 2 / (2 * eta[moved])).sum())
+
+
+def untouched_stay(p: Problem) -> bool:
+    return all(
+        torch.equal(
+            part.parameter.detach().movedim(part.dim, 0)[part.groups == p.groups.count],
+            before.movedim(part.dim, 0)[part.groups == p.groups.count],
+        )
+        for part, before in zip(p.groups.slices, p.before, strict=True)
+    )
+
+
+cases = settings(max_examples=80, deadline=None)
+seeds = st.integers(0, 10**6)
+strengths = st.one_of(st.just(0.0), st.floats(-6, 2).map(lambda e: 10.0**e))
+
+
+# --- a step for each coordinate: l1 on norms -----------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, strength=st.floats(-3, 1).map(lambda e: 10.0**e))
+def test_l1_reaches_the_numerical_minimum(seed: int, strength: float) -> None:
+    p = problem(seed, eta_exponents=(-1, 1))
+    apply(p, GroupLasso(strength))
+    for g in range(p.groups.count):
+        w, x, eta = p.vectors(g)
+        s, root = strength * float(p.weights[g]), np.sqrt(eta)
+
+        def objective(y: np.ndarray, w: np.ndarray = w, root: np.ndarray = root, s: float = s) -> float:
+            return float(((y - w / root) ** 2).sum() / 2 + s * np.linalg.norm(root * y))
+
+        if not w.size:
+            continue
+        starts = [w / root, 0.5 * w / root, np.zeros_like(w)]
+        best = min(objective(minimize(objective, y, method="L-BFGS-B").x) for y in starts)
+        best = min(best, objective(np.zeros_like(w)))
+        assert objective(x / root) <= best * (1 + MINIMISER_TOLERANCE)
+
+
+@cases
+@given(seed=seeds, strength=strengths, unmoved=st.booleans())
+def test_l1_is_optimal_for_hugely_different_steps(seed: int, strength: float, unmoved: bool) -> None:
+    p = problem(seed, eta_exponents=(-8, 3), unmoved=unmoved)
+    apply(p, L1(strength))
+    assert untouched_stay(p)
+    for g in range(p.groups.count):
+        w, x, eta = p.vectors(g)
+        s, norm = strength * float(p.weights[g]), np.linalg.norm(x)
+        assert np.isfinite(x).all()
+        assert (x[(eta == 0) | (w == 0)] == w[(eta == 0) | (w == 0)]).all()
+        if norm > 0:  # x - w + eta s x / ||x|| = 0
+            residual = x - w + eta * s * x / norm
+            assert (np.abs(residual) <= OPTIMALITY_TOLERANCE * np.abs(w)).all()
+        elif (w != 0).any():  # ||w / eta|| <= s
+            assert (eta[w != 0] > 0).all()
+            assert np.linalg.norm(w[w != 0] / eta[w != 0]) <= s * (1 + OPTIMALITY_TOLERANCE)
+
+
+@cases
+@given(seed=seeds, strength=strengths, unmoved=st.booleans())
+def test_l1_in_float32_is_as_good_as_in_float64(seed: int, strength: float, unmoved: bool) -> None:
+    single = problem(seed, dtype=torch.float32, eta_exponents=(-8, 3), unmoved=unmoved)
+    double = problem(seed, dtype=torch.float64, eta_exponents=(-8, 3), unmoved=unmoved)
+    for part, before in zip(double.groups.slices, single.before, strict=True):
+        part.parameter.data.copy_(before)
+    double.steps = [torch.as_tensor(step).double() for step in single.steps]
+    double.before = [before.double() for before in single.before]
+    apply(single, L1(strength))
+    apply(double, L1(strength))
+    for g in range(single.groups.count):
+        w, x, eta = single.vectors(g)
+        _, exact, _ = double.vectors(g)
+        s = strength * float(double.weights[g])
+        moving = eta > 0
+        rounding = float(((1e-7 * w[moving]) ** 2 / eta[moving]).sum()) + s * 1e-7 * np.linalg.norm(w)
+        best = distance(w, exact, eta) + s * np.linalg.norm(exact)
+        assert distance(w, x, eta) + s * np.linalg.norm(x) <= best * (1 + SINGLE_TOLERANCE) + rounding
+
+
+def test_l1_does_not_overflow_where_steps_are_tiny() -> None:
+    # f(0) is some 1e32 here and its derivative beyond float32
+    w = nn.Parameter(torch.tensor([1.0, -2.0]))
+    groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
+    with torch.no_grad():
+        prox_groups_(groups, L1(1e-8), torch.ones(1), [torch.tensor([1e-8, 1e-7])])
+    assert w.tolist() == [1.0, -2.0]
+
+
+def test_l1_survives_next_to_a_coordinate_with_a_huge_step() -> None:
+    # by itself the second coordinate would just die; the root lies nine orders of magnitude below it
+    w = nn.Parameter(torch.tensor([1e-9, 0.9999999], dtype=torch.float64))
+    groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
+    with torch.no_grad():
+        prox_groups_(groups, L1(1.0), torch.ones(1), [torch.tensor([1e-8, 1.0], dtype=torch.float64)])
+    x, norm = w.detach(), float(w.detach().norm())
+    assert norm > 0
+    residual = x - torch.tensor([1e-9, 0.9999999], dtype=torch.float64) + torch.tensor([1e-8, 1.0]) * x / norm
+    assert residual.abs().tolist() == pytest.approx([0.0, 0.0], abs=1e-14)
+
+
+# --- a step for each coordinate: l0 --------------------------------------------------------------------------------
+
+
+@cases
+@given(seed=seeds, strength=strengths, unmoved=st.booleans(), extreme=st.booleans())
+def test_l0_is_the_best_of_all_supports(seed: int, strength: float, unmoved: bool, extreme: bool) -> None:
+    p = problem(seed, eta_exponents=(-8, 3) if extreme else (-1, 1), unmoved=unmoved)
+    apply(p, L0(strength))
+    assert untouched_stay(p)
+    costs = []
+    for g in range(p.groups.count):
+        w, x, eta = p.vectors(g)
+        assert (x == w).all() or (x == 0).all()
+        s = strength * float(p.weights[g])
+        costs.append(
+            [distance(w, y, eta) + s * float((y != 0).any()) for y in (np.zeros_like(w), w)]
+            + [distance(w, x, eta) + s * float((x != 0).any())]
+        )
+    best = min(sum(costs[g][keep] for g, keep in enumerate(kept)) for kept in product((0, 1), repeat=len(costs)))
+    assert sum(cost[2] for cost in costs) <= best * (1 + OPTIMALITY_TOLERANCE)
+
+
+def test_l0_keeps_a_group_with_a_weight_that_has_not_been_stepped() -> None:
+    a, b = nn.Parameter(torch.tensor([[0.1], [0.1]])), nn.Parameter(torch.tensor([0.1, 0.0]))
+    ids = torch.tensor([0, 1])
+    groups = Groups(2, (GroupSlice("a", a, 0, ids, layer=True), GroupSlice("b", b, 0, ids, layer=False)))
+    with torch.no_grad():
+        prox_groups_(groups, L0(10.0), torch.ones(2), [torch.ones(2, 1), 0.0])
+    assert a.tolist() == [[pytest.approx(0.1)], [0.0]]
+    assert b.tolist() == [pytest.approx(0.1), 0.0]
+
+
+# --- one step for all, single weights, any penalty ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@cases
+@given(seed=seeds, strength=strengths, step=st.floats(1e-3, 10))
+def test_with_one_step_the_norm_gets_the_scalar_operator(
+    cls: type[Penalty], seed: int, strength: float, step: float
+) -> None:
+    p = problem(seed)
+    p.steps = [step] * 3
+    penalty = cls(strength)
+    apply(p, penalty)
+    assert untouched_stay(p)
+    for g in range(p.groups.count):
+        w, x, _ = p.vectors(g)
+        norm = float(np.linalg.norm(w))
+        shrunk = float(penalty.prox(torch.tensor([norm], dtype=torch.float64), step * float(p.weights[g])))
+        assert x == pytest.approx(w * (shrunk / norm if norm > 0 else 1.0), rel=1e-9, abs=1e-12 * norm)
+        assert shrunk > 0 or (x == 0).all()
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@cases
+@given(seed=seeds, strength=strengths, step=st.floats(1e-3, 10))
+def test_equal_steps_at_each_coordinate_are_one_step(
+    cls: type[Penalty], seed: int, strength: float, step: float
+) -> None:
+    common, apart = problem(seed), problem(seed)
+    common.steps = [step] * 3
+    apart.steps = [torch.full_like(before, step) for before in apart.before]
+    apply(common, cls(strength))
+    apply(apart, cls(strength))
+    for one, other in zip(common.groups.slices, apart.groups.slices, strict=True):
+        torch.testing.assert_close(one.parameter, other.parameter, rtol=1e-9, atol=1e-9)
+
+
+class Quadratic(L1):
+    """A penalty that no table knows: ``strength * z^2 / 2``."""
+
+    def value(self, z: Tensor) -> Tensor:
+        return self.strength * z.square() / 2
+
+    def prox(self, z: Tensor, step: Tensor | float) -> Tensor:
+        return z / (1 + self.strength * step)
+
+
+@cases
+@given(seed=seeds, strength=strengths)
+def test_other_penalties_take_one_step_a_group_that_keeps_the_weighted_norm(seed: int, strength: float) -> None:
+    p = problem(seed)
+    apply(p, Quadratic(strength))
+    for g in range(p.groups.count):
+        w, x, eta = p.vectors(g)
+        if (w != 0).any():
+            step = (w**2).sum() / (w**2 / eta).sum()
+            assert x == pytest.approx(w / (1 + strength * float(p.weights[g]) * step), rel=1e-9)
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@pytest.mark.parametrize("steps", [[0.1] * 3, [0.0] * 3, [0.1, 0.2, 0.0], None], ids=str)
+@pytest.mark.parametrize("strength", [0.0, 1e-3, 1e6])
+def test_all_zero_groups_stay_zero_and_nothing_becomes_nan(
+    cls: type[Penalty], steps: list[Step] | None, strength: float
+) -> None:
+    p = problem(3, dtype=torch.float32)
+    for part in p.groups.slices:
+        part.parameter.data.zero_()
+    p.steps = p.steps if steps is None else steps
+    apply(p, cls(strength))
+    assert all(torch.equal(part.parameter, torch.zeros_like(part.parameter)) for part in p.groups.slices)
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@pytest.mark.parametrize("steps", [0.1, torch.tensor([0.1, 0.2])], ids=["one", "each"])
+def test_a_group_whose_squares_underflow_becomes_exactly_zero(cls: type[Penalty], steps: Step) -> None:
+    w = nn.Parameter(torch.tensor([[1e-30, 2e-30], [3.0, 4.0]]))
+    groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
+    assert groups.dead().tolist() == [False, False]
+    with torch.no_grad():
+        prox_groups_(groups, cls(0.1), torch.ones(2), [steps if isinstance(steps, float) else steps.expand(2, 2)])
+    assert groups.dead().tolist() == [True, False]
+    assert w[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@pytest.mark.parametrize("step", [0.1, torch.full((2, 2), 0.1)], ids=["one", "each"])
+def test_nan_is_not_hidden_in_a_dead_group(cls: type[Penalty], step: Step) -> None:
+    w = nn.Parameter(torch.tensor([[float("nan"), 1.0], [3.0, 4.0]]))
+    groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
+    with torch.no_grad():
+        prox_groups_(groups, cls(0.1), torch.ones(2), [step])
+    assert bool(w[0].isnan().any())
+    assert bool(w[1].isfinite().all())
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+def test_single_weights_after_rmsprop_get_the_scalar_operator_each_with_its_own_step(cls: type[Penalty]) -> None:
+    torch.manual_seed(0)
+    lr, eps, alpha, strength = 0.01, 1e-8, 0.9, 0.7
+    weight = nn.Parameter(torch.randn(20, 3))
+    gradient = torch.randn(20, 3) * 10 ** torch.empty(20, 3).uniform_(-2, 2)
+    optimizer = torch.optim.RMSprop([weight], lr=lr, alpha=alpha, eps=eps)
+    weight.grad = gradient.clone()
+    optimizer.step()
+    moved = weight.detach().clone()
+    eta = lr / (((1 - alpha) * gradient.square()).sqrt() + eps)
+    with torch.no_grad():
+        prox_weights_(Groups(60, weights=(("w", weight),)), cls(strength), [eta])
+    scalar = [
+        [float(cls(strength).prox(abs(w).reshape(1), float(e))) * float(w.sign()) for w, e in zip(ws, es, strict=True)]
+        for ws, es in zip(moved, eta, strict=True)
+    ]
+    torch.testing.assert_close(weight.detach(), torch.tensor(scalar), rtol=1e-5, atol=1e-7)
+    assert 0 < int((weight == 0).sum()) < 60
+
+
+def test_groups_in_half_precision_are_summed_in_float32() -> None:
+    w = nn.Parameter(torch.full((2, 1027), 1e-3, dtype=torch.bfloat16))
+    groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
+    assert groups.sizes().tolist() == [1027.0, 1027.0]
+    assert groups.squared_norms().sqrt().tolist() == pytest.approx([float(w[0].detach().double().norm())] * 2, rel=1e-2)
+    with torch.no_grad():
+        prox_groups_(groups, L1(0.1), torch.tensor([1.0, 1e-3]), [torch.full_like(w, 1.0)])
+    assert w.dtype == torch.bfloat16
+    assert groups.dead().tolist() == [True, False]
