@@ -12,7 +12,7 @@ from bench.measure.runs import Progress as OnRun
 from bench.protocol import Input
 from bench.report import Report
 
-WIDTH_WITHOUT_TERMINAL = 120  # files and pipes have no width; rich would wrap at 80
+WIDTH_WITHOUT_TERMINAL = 140  # files and pipes have no width; rich would wrap at 80
 
 
 def stdout() -> Console:
@@ -35,7 +35,7 @@ def table(title: str, *headings: str) -> Table:
     """The first column is words, the others are figures."""
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for position, heading in enumerate(headings):
-        result.add_column(heading, justify="right" if position else "left", overflow="fold")
+        result.add_column(heading, justify="right" if position else "left", overflow="fold", no_wrap="[" in heading)
     return result
 
 

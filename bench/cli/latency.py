@@ -3,12 +3,14 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
 from bench.files import require_writable
 from bench.measure.latency import latency
 from bench.report import LatencyReport, LatencyResult
+from bench.stats import FAR_OUT
 
 
 def latency_command(
@@ -49,6 +51,7 @@ def latency_command(
     out.print(latency_table(report))
     if report.ratio is not None:
         out.print(verdict_line(report), markup=False, highlight=False)
+    out.print(outlier_line(report), markup=False, highlight=False)
     console.print_notes(report, report.model.inputs)
 
 
@@ -57,9 +60,7 @@ def latency_table(report: LatencyReport) -> Table:
     count = report.settings.threads
     threads = f"{count} thread{'s' if count > 1 else ''}"
     heading = f"latency in ms, {threads}, one inference a sample, {report.settings.runs} processes"
-    result = console.table(
-        heading, "", "file", "p50", "95 % interval", "p90", "p99", "samples", "outliers", "ratio [95 %]"
-    )
+    result = console.table(heading, "", "file", "p50", "95 % interval", "p90", "p99", "samples", "ratio [95 %]")
     ratio = report.ratio
     shown = "" if ratio is None else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
     result.add_row("model", *_cells(report.model), shown)
@@ -71,13 +72,22 @@ def latency_table(report: LatencyReport) -> Table:
 def _cells(result: LatencyResult) -> tuple[str, ...]:
     figures = result.latency
     return (
-        result.file.file_name,
+        escape(result.file.file_name),
         f"{figures.p50_ms:.4g}",
         f"{figures.p50_low_ms:.4g} - {figures.p50_high_ms:.4g}",
         f"{figures.p90_ms:.4g}",
         f"{figures.p99_ms:.4g}",
         f"{figures.samples:,}",
-        f"{figures.outliers:,}",
+    )
+
+
+def outlier_line(report: LatencyReport) -> str:
+    """How many samples lie far out; they are in every figure of the table."""
+    counts = [f"model {report.model.latency.outliers:,}"]
+    if report.baseline is not None:
+        counts.append(f"baseline {report.baseline.latency.outliers:,}")
+    return (
+        f"outliers, kept: {', '.join(counts)} (more than {FAR_OUT:.0f} interquartile ranges above the upper quartile)"
     )
 
 

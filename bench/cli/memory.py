@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
@@ -75,4 +76,4 @@ def _cells(result: MemoryResult) -> tuple[str, ...]:
         figures.peak_over_bare_bytes,
         figures.spread_bytes,
     )
-    return (result.file.file_name, f"{result.file.file_bytes:,}", *(f"{size / MIB:.2f}" for size in sizes))
+    return (escape(result.file.file_name), f"{result.file.file_bytes:,}", *(f"{size / MIB:.2f}" for size in sizes))

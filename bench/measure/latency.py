@@ -84,7 +84,7 @@ def latency(
         device=device,
         settings=settings,
         host=host,
-        warnings=_warnings(paths, settings, host, results, ratio),
+        warnings=doubts(paths, settings, host, results, ratio),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=ratio,
@@ -123,7 +123,7 @@ def _ratio(model: LatencyResult, baseline: LatencyResult) -> Ratio:
     return ratio_of_medians(*([run.samples_ns for run in result.latency.runs] for result in (model, baseline)))
 
 
-def _warnings(
+def doubts(
     paths: Sequence[str], settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
 ) -> tuple[str, ...]:
     """What makes the figures doubtful, and what to run next."""
@@ -160,6 +160,9 @@ def _longer(paths: Sequence[str], settings: Settings, half_width: float) -> str:
     runs = min(MAX_ADVISED_RUNS, math.ceil(settings.runs * (half_width / NOISY_HALF_WIDTH) ** 2))
     longer = runs / settings.runs
     words = ["bench", "latency", paths[0], *(["--baseline", paths[1]] if len(paths) > 1 else [])]
+    words += [] if settings.batch is None else ["--batch", f"{settings.batch}"]
+    for name, shape in settings.shapes.items():
+        words += ["--shape", f"{name}={','.join(map(str, shape))}"]
     words += ["--threads", f"{settings.threads}", "--runs", f"{runs}"]
     words += ["--samples", f"{math.ceil(settings.min_samples * longer)}"]
     words += ["--min-seconds", f"{settings.min_seconds * longer:.3g}"]

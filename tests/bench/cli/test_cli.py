@@ -1,0 +1,113 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.cli import COMMANDS, build_app, main
+from bench.cli.options import parse_shapes
+from bench.errors import BenchError
+from bench.report import load_report
+
+QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run the console script's function; gives its exit code."""
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def test_latency_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+    model, dense = make_convs("small.onnx"), make_convs("dense.onnx", width=16, depth=4, size=16)
+    out = tmp_path / "report.json"
+    assert call(monkeypatch, "latency", model, "--baseline", dense, "--json", out, *QUICK) == 0
+    report = load_report(out)
+    printed = capsys.readouterr().out
+    data = json.loads(out.read_text())
+    assert (data["format"], data["version"], data["measure"]) == ("bench-report", 1, "latency")
+    assert [len(run["samples_ns"]) for run in data["baseline"]["latency"]["runs"]] == [2] * 6
+    for text in ("small.onnx", "dense.onnx", "p50", "p90", "p99", "ratio", "image [1, 1, 8, 8] float", "host: "):
+        assert text in printed
+    assert f"{report.model.latency.p50_ms:.4g}" in printed
+    assert f"{report.ratio.value:.3f} [{report.ratio.low:.3f}, {report.ratio.high:.3f}]" in printed
+
+
+def test_memory_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+    out = tmp_path / "report.json"
+    assert call(monkeypatch, "memory", make_convs("a.onnx"), "--repeats", 1, "--json", out) == 0
+    report = load_report(out)
+    assert report.measure == "memory"
+    assert f"{report.model.file.file_bytes:,}" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+    model, out = make_convs("a.onnx"), tmp_path / "report.json"
+    corrupt = tmp_path / "corrupt.onnx"
+    corrupt.write_bytes(b"\0" * 100)
+    bad = {
+        ("latency", tmp_path / "none.onnx"): "model file not found",
+        ("latency", corrupt): "cannot load",
+        ("memory", corrupt): "cannot load",
+        ("latency", model, "--baseline", tmp_path / "none.onnx"): "model file not found",
+        ("latency", model, "--device", "toaster"): "known devices: cpu",
+        ("latency", model, "--shape", "image"): "expected INPUT=SIZES",
+        ("latency", model, "--threads", 0): "threads is 0",
+        ("latency", model, "--batch", -1): "batch is -1",
+        ("memory", model, "--repeats", 0): "runs is 0",
+    }
+    for words, message in bad.items():
+        assert call(monkeypatch, *words, "--json", out) == 2, words
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("bench: ")
+        assert printed.err.count("\n") == 1
+        assert message in printed.err
+        assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["corrupt.onnx"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_measuring(make_convs, tmp_path, monkeypatch, capsys) -> None:
+    model = make_convs("a.onnx")
+    assert call(monkeypatch, "latency", model, "--json", tmp_path / "none" / "a.json") == 2
+    assert "does not exist; make it first" in capsys.readouterr().err
+    assert call(monkeypatch, "memory", model, "--json", tmp_path) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_failure_leaves_the_older_report(make_convs, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "report.json"
+    out.write_text("older")
+    assert call(monkeypatch, "latency", tmp_path / "none.onnx", "--json", out) == 2
+    assert out.read_text() == "older"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_commands_to_paste(name: str) -> None:
+    result = CliRunner().invoke(build_app(), [name, "--help"])
+    assert result.exit_code == 0
+    assert result.output.rstrip().splitlines()[-1].strip().startswith(f"bench {name} ")
+
+
+def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "latency", "a.onnx", "--speed", "1") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_the_console_script_shows_no_traceback(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "from bench.cli import main; main()", "latency", str(tmp_path / "none.onnx")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"bench: model file not found: {tmp_path / 'none.onnx'}\n"
+
+
+def test_shapes_are_parsed() -> None:
+    assert parse_shapes(["x=1,3,8,8", "a=b=2"]) == {"x": (1, 3, 8, 8), "a=b": (2,)}
+    assert parse_shapes(None) == {}
+    for words in (["x"], ["x="], ["=1,2"], ["x=1,a"], ["x=1", "x=2"]):
+        with pytest.raises(BenchError, match="--shape"):
+            parse_shapes(words)

@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import pytest
+
+from bench.errors import BenchError
+from bench.measure.latency import doubts, latency
+from bench.report import LatencyReport, load_report
+
+QUICK = {"runs": 6, "samples": 60, "min_seconds": 0.2}
+
+
+@pytest.fixture(scope="module")
+def report(make_convs) -> LatencyReport:
+    """A model of 16 convolutions against one of a single one: sixteen times the work, on images of the same size."""
+    large = make_convs("large.onnx", width=8, depth=16, size=32)
+    return latency(large, make_convs("small.onnx", width=8, depth=1, size=32), **QUICK)
+
+
+def test_a_much_larger_model_is_slower_and_the_report_says_all(report: LatencyReport, tmp_path) -> None:
+    assert report.baseline is not None
+    assert report.ratio is not None
+    assert 1 < report.ratio.low <= report.ratio.value <= report.ratio.high
+    assert report.verdict == "slower"
+    for result in (report.model, report.baseline):
+        times = result.latency
+        assert 0 < times.min_ms <= times.p50_low_ms <= times.p50_ms <= times.p50_high_ms
+        assert times.p50_ms <= times.p90_ms <= times.p99_ms
+        assert times.min_ms <= times.mean_ms
+        assert len(times.runs) == 6
+        assert times.samples == sum(len(run.samples_ns) for run in times.runs) >= 60
+        assert 0 <= times.outliers < times.samples
+        assert (result.inputs[0].name, result.inputs[0].shape, result.inputs[0].dtype) == (
+            "image",
+            (1, 1, 32, 32),
+            "float",
+        )
+    # The order of loading is turned from run to run: samples must not land in the other model's row.
+    assert report.model.file.file_name == "large.onnx"
+    assert report.model.latency.min_ms > report.baseline.latency.min_ms
+    for ours, theirs in zip(report.model.latency.runs, report.baseline.latency.runs, strict=True):
+        assert len(ours.samples_ns) == len(theirs.samples_ns) >= 10
+    assert report.host.emulated is False
+    assert report.settings.threads == 1
+
+    report.save(tmp_path / "report.json")
+    assert load_report(tmp_path / "report.json") == report
+    assert [path.name for path in tmp_path.glob("*.json*")] == ["report.json"]
+
+
+def test_without_a_baseline_there_is_no_ratio(make_convs) -> None:
+    report = latency(make_convs("a.onnx"), runs=6, samples=12, min_seconds=0.0)
+    assert (report.baseline, report.ratio, report.verdict) == (None, None, None)
+    assert report.model.latency.samples == 12
+    assert report.model.latency.runs[0].untimed_between == 0
+
+
+def test_a_request_that_makes_no_sense_is_refused_with_all_its_faults(make_convs) -> None:
+    model = make_convs("a.onnx")
+    with pytest.raises(BenchError, match=r"threads is 0, expected at least 1; samples is -1.*; batch is 0, expected"):
+        latency(model, threads=0, samples=-1, batch=0)
+    with pytest.raises(BenchError, match="runs is 5, expected at least 6"):
+        latency(model, runs=5)
+    with pytest.raises(BenchError, match="min_seconds is nan"):
+        latency(model, min_seconds=float("nan"))
+
+
+def test_the_time_limit_holds_over_all_processes(make_convs) -> None:
+    with pytest.raises(BenchError, match="a longer --timeout"):
+        latency(make_convs("a.onnx"), runs=1000, samples=1000, min_seconds=0.0, timeout_s=1.0)
+
+
+def test_threads_that_the_machine_lacks_and_other_processes_are_doubtful(report: LatencyReport) -> None:
+    settings, host = replace(report.settings, threads=3), replace(report.host, usable_cores=2, load_average_1min=0.1)
+    found = doubts(("a.onnx",), settings, host, (report.model,), None)
+    assert "3 threads share 2 cores: run with --threads 2" in found
+    busy = doubts(("a.onnx",), report.settings, replace(host, load_average_1min=1.9), (report.model,), None)
+    assert any("load average 1.9 before the start, and 1 of 2 cores needed" in text for text in busy)
+    idle = doubts(("a.onnx",), report.settings, host, (report.model,), None)
+    assert not any("load average" in text for text in idle)
+
+
+def test_a_noisy_report_names_the_command_to_run_next(report: LatencyReport) -> None:
+    assert report.ratio is not None
+    noisy = replace(report.ratio, low=report.ratio.value * 0.89, high=report.ratio.value * 1.11)
+    results, settings = (report.model, report.baseline), replace(report.settings, batch=2, shapes={"x": (2, 3)})
+    (warning,) = (
+        text for text in doubts(("a b.onnx", "c.onnx"), settings, report.host, results, noisy) if "noisy" in text
+    )
+    assert warning == (
+        "noisy: the interval of the ratio is +-11% wide, more than 5%; run: bench latency 'a b.onnx' --baseline c.onnx "
+        "--batch 2 --shape x=2,3 --threads 1 --runs 30 --samples 300 --min-seconds 1"
+    )

@@ -1,0 +1,43 @@
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bench.errors import BenchError
+from bench.onnx_file import describe, external_files
+
+
+def test_a_file_is_known_by_name_size_and_hash(make_convs) -> None:
+    path = make_convs("a.onnx")
+    file = describe(path)
+    assert (file.file_name, file.file_bytes) == ("a.onnx", path.stat().st_size)
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_weights_in_another_file_count(make_convs, tmp_path: Path) -> None:
+    inside = make_convs("inside.onnx", width=32, depth=2)
+    path, weights = tmp_path / "outside.onnx", tmp_path / "outside.data"
+    onnx.save(onnx.load(inside), path, save_as_external_data=True, location=weights.name, size_threshold=0)
+    assert external_files(path.read_bytes()) == ["outside.data"]
+    assert describe(path).file_bytes == path.stat().st_size + weights.stat().st_size
+    before = describe(path).sha256
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert describe(path).sha256 != before
+    weights.unlink()
+    with pytest.raises(BenchError, match=r"the weights of .*outside.onnx, file not found: .*outside.data"):
+        describe(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no protobuf at all", b"\xff" * 40, b"\x3a\x7f\x2a\x7f\x6a\x05"])
+def test_what_is_no_protobuf_names_no_files(content: bytes) -> None:
+    assert external_files(content) == []
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"model file not found: .*none.onnx"):
+        describe(tmp_path / "none.onnx")
+    with pytest.raises(BenchError, match="cannot be read"):
+        describe(tmp_path)
+    with pytest.raises(BenchError, match="cannot be read"):
+        describe(Path("a\0b"))

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from bench.stats import MIN_RUNS, Ratio, expanded_tail, far_out, median_interval, ratio_of_medians
+
+RUNS, SAMPLES = 10, 20
+
+
+def synthetic(rng: np.random.Generator, scale: float = 1.0) -> list[list[int]]:
+    """Runs of about a millisecond: luck of 1 % that lasts a run, and autocorrelated noise of 3 % within it."""
+    noise = rng.standard_normal((RUNS, SAMPLES))
+    for sample in range(1, SAMPLES):
+        noise[:, sample] = 0.7 * noise[:, sample - 1] + (1 - 0.7**2) ** 0.5 * noise[:, sample]
+    luck = rng.normal(0, 0.01, (RUNS, 1))
+    return [[int(value) for value in run] for run in 1e6 * scale * np.exp(0.03 * noise + luck)]
+
+
+def test_the_interval_of_a_against_a_holds_1_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(7)
+    intervals = [ratio_of_medians(synthetic(rng), synthetic(rng)) for _ in range(200)]
+    holds = sum(ratio.low <= 1 <= ratio.high for ratio in intervals)
+    # 190 expected; a binomial of 200 and 0.95 lies below 180 or above 198 once in about 300 cases.
+    assert 180 <= holds <= 198
+
+
+def test_a_clear_difference_is_told_with_its_size() -> None:
+    rng = np.random.default_rng(8)
+    ratio = ratio_of_medians(synthetic(rng, scale=0.8), synthetic(rng))
+    assert ratio.low < 0.8 < ratio.high < 0.9
+    assert ratio.verdict == "faster"
+
+
+def test_what_changes_both_models_of_a_run_leaves_the_ratio_alone() -> None:
+    baseline = [[1000 * (run + 1)] * 5 for run in range(RUNS)]
+    model = [[500 * (run + 1)] * 5 for run in range(RUNS)]
+    ratio = ratio_of_medians(model, baseline)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_runs_that_differ_widen_the_interval_however_many_samples_each_has() -> None:
+    baseline = [[1000] * 1000] * RUNS
+    model = [[900 if run % 2 else 1100] * 1000 for run in range(RUNS)]
+    ratio = ratio_of_medians(model, baseline)
+    assert ratio.low < 0.96
+    assert ratio.high > 1.03
+    assert ratio.verdict == "not distinguishable"
+
+
+def test_the_same_samples_give_the_same_interval() -> None:
+    runs = synthetic(np.random.default_rng(1)), synthetic(np.random.default_rng(2))
+    assert ratio_of_medians(*runs) == ratio_of_medians(*runs)
+
+
+def test_runs_of_two_models_must_be_pairs() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        ratio_of_medians([[1], [2]], [[1]])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.8, 0.9, "faster"), (1.1, 1.2, "slower"), (0.9, 1.1, "not distinguishable")]
+)
+def test_the_verdict_follows_the_whole_interval(low: float, high: float, verdict: str) -> None:
+    assert Ratio(value=(low + high) / 2, low=low, high=high).verdict == verdict
+
+
+def test_fewer_runs_take_percentiles_further_out() -> None:
+    # Phi(-sqrt(10/9) * 2.2622), t quantile of 9 degrees of freedom from the tables.
+    assert expanded_tail(10) == pytest.approx(0.00855, abs=5e-5)
+    assert expanded_tail(MIN_RUNS) < expanded_tail(10) < expanded_tail(1000) < 0.025
+
+
+def test_the_interval_of_a_median_holds_it_and_is_a_point_for_equal_samples() -> None:
+    assert median_interval([[5, 5, 5]] * RUNS) == (5, 5)
+    runs = synthetic(np.random.default_rng(3))
+    low, high = median_interval(runs)
+    assert low < np.median(np.concatenate(runs)) < high
+    assert high / low < 1.05
+
+
+def test_the_interval_of_a_median_is_the_same_for_many_distinct_values() -> None:
+    fine = [[run * 7 + 1000 * sample for sample in range(2000)] for run in range(RUNS)]
+    low, high = median_interval(fine)
+    # The runs agree to within 63 of a spacing of 1000; the grid of candidates is thinned to about a thousand.
+    assert 998_000 <= low <= high <= 1_001_063
+
+
+def test_outliers_beyond_the_outer_fence_are_counted() -> None:
+    samples = np.array([10.0, 11.0, 12.0, 13.0, 14.0, 100.0, 200.0])
+    # Quartiles 11.5 and 57: the fence lies at 193.5.
+    assert far_out(samples) == 1
+    assert far_out(np.full(9, 3.0)) == 0

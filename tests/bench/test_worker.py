@@ -1,0 +1,91 @@
+"""The worker's own parts, in this process; whole requests are tested through the targets."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from bench import worker
+
+TYPES = (
+    *("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64"),
+    *("BOOL", "STRING"),
+)
+REQUEST = {"threads": 1, "batch": None, "shapes": {}, "seed": 0}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_inputs_of_every_usual_type_run(make_identity, name: str) -> None:
+    model = worker.Model(str(make_identity("a.onnx", getattr(TensorProto, name), ["n", 3])), REQUEST)
+    model.prepare()
+    assert model.feeds["x"].shape == (1, 3)
+    assert model.inputs()[0]["dtype"] == name.lower()
+
+
+def test_every_type_of_the_table_is_tested() -> None:
+    assert set(worker.DTYPES) == {f"tensor({name.lower()})" for name in TYPES}
+
+
+def test_a_type_that_numpy_lacks_is_refused(make_identity) -> None:
+    model = worker.Model(str(make_identity("a.onnx", TensorProto.BFLOAT16, [1])), REQUEST)
+    with pytest.raises(worker.RefusedError, match=r"input x is a tensor\(bfloat16\), which numpy lacks"):
+        model.prepare()
+
+
+def test_scalars_have_no_batch(make_identity) -> None:
+    path = str(make_identity("a.onnx", TensorProto.FLOAT, []))
+    worker.Model(path, REQUEST).prepare()
+    with pytest.raises(worker.RefusedError, match="no input can take batch 2"):
+        worker.Model(path, {**REQUEST, "batch": 2})
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
+    same = [worker.random_tensor(np.random.default_rng(seed), "float32", [2, 3]) for seed in (5, 5, 6)]
+    assert np.array_equal(same[0], same[1])
+    assert not np.array_equal(same[0], same[2])
+
+
+def test_bytes_take_their_whole_range_and_indices_are_0_or_1() -> None:
+    rng = np.random.default_rng(0)
+    pixels = worker.random_tensor(rng, "uint8", [10_000])
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    assert set(worker.random_tensor(rng, "int64", [100])) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("declared", "batch", "wanted", "shape"),
+    [
+        (["n", 3, "h", "w"], None, None, [1, 3, 1, 1]),
+        (["n", 3, "h", "w"], 4, None, [4, 3, 1, 1]),
+        (["n", 3, "h", "w"], 4, [2, 3, 8, 9], [2, 3, 8, 9]),
+        ([2, None], None, None, [2, 1]),
+        ([], 4, None, []),
+    ],
+)
+def test_open_sizes_are_filled(declared, batch, wanted, shape) -> None:
+    assert worker.input_shape("a.onnx", "x", declared, batch, wanted) == shape
+
+
+def test_a_model_that_fails_when_run_is_refused_with_its_shapes(make_convs) -> None:
+    session = ort.InferenceSession(str(make_convs("a.onnx")))
+    model = worker.Model.__new__(worker.Model)
+    model.path, model.session, model.shapes, model.seed, model.feeds = "a.onnx", session, {"image": [1, 2, 8, 8]}, 0, {}
+    with pytest.raises(worker.RefusedError, match=r"a.onnx cannot run with image=\[1, 2, 8, 8\]: .*--shape"):
+        model.prepare()
+
+
+def test_cores_of_an_arm_board_are_named() -> None:
+    assert worker.cpu_model({"CPU part": ["0xd03", "0xd0b", "0xfff"]}) == "Cortex-A53 + Cortex-A76 + ARM part 0xfff"
+    assert worker.cpu_model({"model name": ["Some CPU"]}) == "Some CPU"
+
+
+def test_a_peak_can_be_reset_where_the_method_says_so() -> None:
+    method, resident, peak, reset = worker.memory_probes()
+    if method != "clear_refs+VmHWM":
+        pytest.skip(f"this kernel has only {method}")
+    block = np.ones(64 << 20, np.uint8)
+    high = peak()
+    del block
+    assert reset()
+    assert high - peak() > 48 << 20
+    assert resident() <= peak()
