@@ -50,7 +50,8 @@ def memory_command(
 
 def memory_table(report: MemoryReport) -> Table:
     """A row for the model, one for its baseline, one for their ratios."""
-    title = f"memory in MiB, median of {report.settings.runs} processes"
+    count = report.settings.runs
+    title = f"memory in MiB, median of {count} process{'es' if count > 1 else ''}"
     headings = ("file bytes", "bare runtime", "model", "peak of loading", "peak", "peak - bare", "spread of peak")
     result = console.table(title, "", "file", *headings)
     result.add_row("model", *_cells(report.model))

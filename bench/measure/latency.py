@@ -84,7 +84,7 @@ def latency(
         device=device,
         settings=settings,
         host=host,
-        warnings=doubts(paths, settings, host, results, ratio),
+        warnings=doubts(advised(paths, device, settings), settings, host, results, ratio),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=ratio,
@@ -124,9 +124,9 @@ def _ratio(model: LatencyResult, baseline: LatencyResult) -> Ratio:
 
 
 def doubts(
-    paths: Sequence[str], settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
+    command: Sequence[str], settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
 ) -> tuple[str, ...]:
-    """What makes the figures doubtful, and what to run next."""
+    """What makes the figures doubtful, and what to run next: `command` with more runs."""
     found = []
     threads, cores, load = settings.threads, host.usable_cores, host.load_average_1min
     if threads > cores:
@@ -150,20 +150,23 @@ def doubts(
         what = "ratio" if ratio is not None else "p50"
         found.append(
             f"noisy: the interval of the {what} is +-{half_width:.0%} wide, more than {NOISY_HALF_WIDTH:.0%}; run: "
-            + _longer(paths, settings, half_width)
+            + _longer(command, settings, half_width)
         )
     return tuple(found)
 
 
-def _longer(paths: Sequence[str], settings: Settings, half_width: float) -> str:
-    """The command whose interval should be narrow enough: its width falls with the root of the number of runs."""
-    runs = min(MAX_ADVISED_RUNS, math.ceil(settings.runs * (half_width / NOISY_HALF_WIDTH) ** 2))
-    longer = runs / settings.runs
-    words = ["bench", "latency", paths[0], *(["--baseline", paths[1]] if len(paths) > 1 else [])]
+def advised(paths: Sequence[str], device: str, settings: Settings) -> list[str]:
+    """The words that measure the same again, as long as by default."""
+    words = ["bench", "latency", paths[0], *(["--baseline", paths[1]] if len(paths) > 1 else []), "--device", device]
     words += [] if settings.batch is None else ["--batch", f"{settings.batch}"]
     for name, shape in settings.shapes.items():
         words += ["--shape", f"{name}={','.join(map(str, shape))}"]
-    words += ["--threads", f"{settings.threads}", "--runs", f"{runs}"]
-    words += ["--samples", f"{math.ceil(settings.min_samples * longer)}"]
-    words += ["--min-seconds", f"{settings.min_seconds * longer:.3g}"]
-    return shlex.join(words)
+    return [*words, "--threads", f"{settings.threads}"]
+
+
+def _longer(command: Sequence[str], settings: Settings, half_width: float) -> str:
+    """The command whose interval should be narrow enough: its width falls with the root of the number of runs."""
+    runs = min(MAX_ADVISED_RUNS, math.ceil(settings.runs * (half_width / NOISY_HALF_WIDTH) ** 2))
+    longer = runs / settings.runs
+    words = ["--runs", f"{runs}", "--samples", f"{math.ceil(settings.min_samples * longer)}"]
+    return shlex.join([*command, *words, "--min-seconds", f"{settings.min_seconds * longer:.3g}"])

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bench.errors import BenchError
-from bench.measure.latency import doubts, latency
+from bench.measure.latency import advised, doubts, latency
 from bench.report import LatencyReport, load_report
 
 QUICK = {"runs": 6, "samples": 60, "min_seconds": 0.2}
@@ -71,22 +71,28 @@ def test_the_time_limit_holds_over_all_processes(make_convs) -> None:
 
 def test_threads_that_the_machine_lacks_and_other_processes_are_doubtful(report: LatencyReport) -> None:
     settings, host = replace(report.settings, threads=3), replace(report.host, usable_cores=2, load_average_1min=0.1)
-    found = doubts(("a.onnx",), settings, host, (report.model,), None)
+    found = doubts((), settings, host, (report.model,), None)
     assert "3 threads share 2 cores: run with --threads 2" in found
-    busy = doubts(("a.onnx",), report.settings, replace(host, load_average_1min=1.9), (report.model,), None)
+    busy = doubts((), report.settings, replace(host, load_average_1min=1.9), (report.model,), None)
     assert any("load average 1.9 before the start, and 1 of 2 cores needed" in text for text in busy)
-    idle = doubts(("a.onnx",), report.settings, host, (report.model,), None)
+    idle = doubts((), report.settings, host, (report.model,), None)
     assert not any("load average" in text for text in idle)
 
 
 def test_a_noisy_report_names_the_command_to_run_next(report: LatencyReport) -> None:
     assert report.ratio is not None
+    command = ["bench", "latency", "a b.onnx", "--baseline", "c.onnx"]
     noisy = replace(report.ratio, low=report.ratio.value * 0.89, high=report.ratio.value * 1.11)
-    results, settings = (report.model, report.baseline), replace(report.settings, batch=2, shapes={"x": (2, 3)})
-    (warning,) = (
-        text for text in doubts(("a b.onnx", "c.onnx"), settings, report.host, results, noisy) if "noisy" in text
-    )
+    results = (report.model, report.baseline)
+    (warning,) = (text for text in doubts(command, report.settings, report.host, results, noisy) if "noisy" in text)
     assert warning == (
         "noisy: the interval of the ratio is +-11% wide, more than 5%; run: bench latency 'a b.onnx' --baseline c.onnx "
-        "--batch 2 --shape x=2,3 --threads 1 --runs 30 --samples 300 --min-seconds 1"
+        "--runs 30 --samples 300 --min-seconds 1"
+    )
+
+
+def test_the_advised_command_measures_the_same(report: LatencyReport) -> None:
+    settings = replace(report.settings, batch=2, shapes={"x": (2, 3)}, threads=4)
+    assert " ".join(advised(("a.onnx", "b.onnx"), "cpu", settings)) == (
+        "bench latency a.onnx --baseline b.onnx --device cpu --batch 2 --shape x=2,3 --threads 4"
     )
