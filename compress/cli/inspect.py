@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compress.train.rundir import Run
 
 Row = tuple[str, ...]
-RUN_HEADINGS: Row = ("layer", "filters before", "after", "inputs before", "after", "kept because")
+RUN_HEADINGS: Row = ("layer", "filters", "compact", "dead", "dead but kept")
 MODEL_HEADINGS: Row = ("layer", "filters", "removable", "kept because")
 
 
@@ -39,30 +39,13 @@ def inspect(
 
 
 def run_rows(run: Run) -> list[Row]:
-    """Layer, output and input channels before and after surgery, and why dead ones stayed."""
-    from compress.train.rundir import MASKED, MODEL
-
-    before, after = _weight_shapes(run.path / MASKED), _weight_shapes(run.path / MODEL)
+    """Layer, output channels before and after, those whose filters are all zero, and why some of these stayed."""
+    layers: dict[str, dict[str, int]] = run.summary["report"]["layers"]
     kept: dict[str, str] = run.summary["report"]["kept"]
-    rows: list[Row] = []
-    for layer, shape in before.items():
-        now = after.get(layer)
-        counts = [f"{n:,}" for n in now[:2]] if now else ["replaced by a constant", ""]
-        rows.append((layer, f"{shape[0]:,}", counts[0], f"{shape[1]:,}", counts[1], kept.get(layer, "")))
-    return rows
-
-
-def _weight_shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes of the weights that mix channels, by layer, from the file's header alone."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  # not a dict
-    return {
-        name.removesuffix(".weight"): shape
-        for name, shape in shapes.items()
-        if name.endswith(".weight") and len(shape) > 1
-    }
+    return [
+        (name, f"{width['before']:,}", f"{width['after']:,}", f"{width['dead']:,}", kept.get(name, ""))
+        for name, width in layers.items()
+    ]
 
 
 def model_rows(name: str, *, image_size: int, channels: int, classes: int) -> list[Row]:

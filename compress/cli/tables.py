@@ -11,8 +11,8 @@ from rich.table import Table
 def summary_table(summary: dict[str, Any]) -> Table:
     """Dense, masked and compact network side by side, from ``summary.json``."""
     table = Table(title=f"{summary['model']} on {summary['dataset']}", box=box.SIMPLE_HEAD)
-    for heading in ("", "test accuracy", "validation", "parameters", "MACs", "bytes"):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("accuracy:", "test", "validation", "parameters", "MACs", "bytes"):
+        table.add_column(heading, justify="left" if heading.endswith(":") else "right")
     # Masking changes neither shapes nor the work of a dense network.
     shape_of = {"dense": "dense", "masked": "dense", "compact": "compact"}
     for name, shape in shape_of.items():
@@ -25,7 +25,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
             f"{summary['bytes'][name]:,}",
         )
     share = [_percent(summary[key]["compact"] / summary[key]["dense"]) for key in ("parameters", "macs", "bytes")]
-    table.add_row("compact / dense", "", "", *share)
+    table.add_row("compact/dense", "", "", *share)
     table.caption = f"largest difference of masked and compact outputs: {summary['max_abs_error']:.2g}"
     return table
 

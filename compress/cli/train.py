@@ -57,16 +57,19 @@ def train(
         "run.out": out,
         "run.dense_baseline": dense_baseline or None,
     }
-    if resume and recipe is None:
-        recipe = _saved_recipe(out)
+    if resume and recipe is None and out is None:
+        raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
 
     from rich.console import Console
 
     from compress.cli.tables import summary_table
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
+    from compress.train.rundir import saved_recipe
     from compress.train.session import train as run
 
+    if resume and recipe is None and out is not None:
+        recipe = saved_recipe(out)
     config = resolve(recipe, flags, settings or ())
     console = Console()
     directory = shlex.quote(str(out or config.out))
@@ -78,11 +81,3 @@ def train(
     console.print(summary_table(summary))
     typer.echo(f"\nrun directory: {directory}\nnext:\n  compress inspect {directory}")
     typer.echo(f"  compress export {directory} --onnx model.onnx")
-
-
-def _saved_recipe(out: Path | None) -> Path | None:
-    """The recipe of the run that is resumed, where the command line names only its directory."""
-    if out is None:
-        raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
-    saved = out / "config.toml"
-    return saved if saved.is_file() else None

@@ -231,12 +231,14 @@ class RunSection(Section):
     Attributes:
         seed: Of the starting weights, the split, the order of images and their augmentation.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+        threads: CPU threads of one operation; by default torch's choice. Small networks are as fast with one.
         out: The run directory; by default ``runs/MODEL-DATASET-PENALTY``.
         dense_baseline: First train the same recipe without penalty, into ``out/dense``, for a figure to compare with.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
     out: FilePath | None = None
     dense_baseline: bool = False
 

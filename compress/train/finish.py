@@ -50,11 +50,8 @@ class Trained:
     seconds: float
 
 
-def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path) -> dict[str, Any]:
+def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path) -> None:
     """Compact the trained network, verify it, and write weights, plan and summary.
-
-    Returns:
-        The summary, as in ``summary.json``.
 
     Raises:
         VerificationError: The compact network computes something else on real images; masked weights are saved.
@@ -70,7 +67,7 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
     models = {"dense": trained.dense, "masked": trained.masked, "compact": result.model}
     report = result.report.to_dict()
     masked_bytes = (directory / MASKED).stat().st_size
-    summary = {
+    summary: dict[str, Any] = {
         "format": SUMMARY_FORMAT,
         "model": config.model.name,
         "dataset": config.data.name,
@@ -101,7 +98,6 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         "hash": run_hash(directory),
     }
     write_json(directory / SUMMARY, summary)
-    return summary
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

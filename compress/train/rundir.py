@@ -82,6 +82,17 @@ def check_new(directory: Path) -> None:
         )
 
 
+def saved_recipe(directory: Path) -> Path:
+    """The resolved recipe of a run, complete or not.
+
+    Raises:
+        CheckpointError: There is no run in ``directory``.
+    """
+    if not (directory / CONFIG).is_file():
+        raise CheckpointError(f"{directory}: no run to resume ({CONFIG} is missing); start it without --resume")
+    return directory / CONFIG
+
+
 def check_same(directory: Path, config: Config) -> None:
     """Refuse to resume a run with another recipe.
 
@@ -89,9 +100,7 @@ def check_same(directory: Path, config: Config) -> None:
         CheckpointError: There is no run in ``directory``.
         ConfigError: The recipe differs from the saved one; every change is listed.
     """
-    if not (directory / CONFIG).is_file():
-        raise CheckpointError(f"{directory}: no run to resume ({CONFIG} is missing); start it without --resume")
-    changes = changed_keys(resolve(directory / CONFIG), config)
+    changes = changed_keys(resolve(saved_recipe(directory)), config)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ConfigError(

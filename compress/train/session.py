@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,12 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     directory = config.out
     if resume:
         check_same(directory, config)
-        if (directory / SUMMARY).exists():
-            return read_summary(directory)
     else:
         check_new(directory)
-    session = Session(config, resume=resume, console=console or Console(quiet=True))
-    return session.run()
+    if not (directory / SUMMARY).exists():
+        with _threads(config.run.threads):
+            Session(config, resume=resume, console=console or Console(quiet=True)).run()
+    return read_summary(directory)
 
 
 class Session:
@@ -69,8 +71,8 @@ class Session:
         self._data = load_data(config.data, config.run.seed)
         self._inputs = Inputs(self._data, config.data.augment, seed=config.run.seed, device=self._device)
 
-    def run(self) -> dict[str, Any]:
-        """See ``train``."""
+    def run(self) -> None:
+        """Train, and write the run directory."""
         directory = self._config.out
         self._build(self._config)  # whatever cannot be built is refused before anything is written
         _make(directory, self._config)
@@ -89,7 +91,7 @@ class Session:
             best={"accuracy": best.best_accuracy, "epoch": best.best_epoch},
             seconds=sum(record["seconds"] for record in MetricsLog(directory / METRICS).records()),
         )
-        return finish(self._config, self._data, self._inputs, trained, directory)
+        finish(self._config, self._data, self._inputs, trained, directory)
 
     def _fit(self, config: Config, directory: Path, stop: StopRequest) -> Trainer:
         _make(directory, config)
@@ -141,6 +143,16 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("run.device: cuda, but torch finds no GPU here; use --device cpu or auto")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make(directory: Path, config: Config) -> None:

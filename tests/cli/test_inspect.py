@@ -1,0 +1,38 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+TINY_NET = f"{Path(__file__).parents[1] / 'train' / 'tiny_net.py'}:make"
+
+
+def test_a_run_shows_its_layers_before_and_after(compress_command: Callable, tmp_path: Path):
+    run = tmp_path / "run"
+    trained = compress_command(
+        "train", "--model", TINY_NET, "--dataset", "digits", "--limit", 200, "--penalty", "group-lasso", "--strength",
+        "0.2", "--epochs", 2, "--out", run, "--set", "optimizer.lr=0.05", "--set", "run.threads=1",
+    )  # fmt: skip
+    assert trained.code == 0
+    alive = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["live_groups"]
+    outcome = compress_command("inspect", run)
+    assert outcome.code == 0
+    rows = {line.split()[0]: line.split()[1:4] for line in outcome.out.splitlines() if line.strip()}
+    assert rows["features.0"] == ["8", str(alive["features.0"]), str(8 - alive["features.0"])]
+    assert rows["features.4"] == ["12", str(alive["features.4"]), str(12 - alive["features.4"])]
+    assert rows["classifier.2"] == ["10", "10", "0"]
+
+
+def test_a_model_shows_what_could_leave_it_and_what_not(compress_command: Callable):
+    outcome = compress_command("inspect", "lenet5", "--image-size", "28", "--channels", "1")
+    assert outcome.code == 0
+    rows = {line.split()[0]: line.split()[1:] for line in outcome.out.splitlines() if line.strip()}
+    assert rows["conv1"] == ["20", "20"]
+    assert rows["fc1"] == ["500", "500"]
+    assert rows["fc2"][:2] == ["10", "0"]
+    assert "output" in " ".join(rows["fc2"][2:])
+
+
+def test_bad_targets_are_refused(compress_command: Callable, tmp_path: Path):
+    for target, word in [("lenet6", "did you mean lenet5?"), (tmp_path, "is no run directory")]:
+        outcome = compress_command("inspect", target)
+        assert outcome.code == 2
+        assert word in outcome.err

@@ -1,0 +1,34 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compress.train.config import Config
+from compress.train.recipe import resolve
+
+TINY_NET = f"{Path(__file__).parent / 'tiny_net.py'}:make"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., Config]:
+    """A configuration that trains in a second: ``tiny("optimizer.name=adam", out=...)``."""
+
+    def configure(*settings: str, out: Path | None = None) -> Config:
+        flags = {
+            "model.name": TINY_NET,
+            "data.name": "digits",
+            "data.limit": 200,
+            "data.augment.pad": 1,
+            "penalty.name": "group-lasso",
+            "penalty.strength": 0.2,
+            "penalty.warmup_epochs": 0.5,
+            "optimizer.lr": 0.05,
+            "schedule.epochs": 3,
+            "schedule.batch_size": 32,
+            "schedule.lr_schedule": "cosine",
+            "run.device": "cpu",
+            "run.out": out or tmp_path / "run",
+        }
+        return resolve(flags=flags, settings=settings)
+
+    return configure

@@ -1,0 +1,149 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from compress.errors import ConfigError
+from compress.train.recipe import changed_keys, parse_value, resolve, to_toml
+
+GIVEN = {"model.name": "lenet5", "data.name": "digits"}
+
+
+def faults_of(flags: dict[str, object] | None = None, settings: tuple[str, ...] = ()) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        resolve(flags={**GIVEN, **(flags or {})}, settings=settings)
+    first, *faults = str(caught.value).splitlines()
+    assert re.search(rf"\b{len(faults)} faults?\b", first)
+    return [fault.strip() for fault in faults]
+
+
+def test_all_faults_are_told_at_once():
+    faults = faults_of(
+        {"model.name": "lenet6", "data.name": "mnits", "penalty.name": "l7", "penalty.granularity": "row"},
+        (
+            "penalty.strength=-1",
+            "optimizer.lrr=1",
+            "schedules.epochs=3",
+            "run.device=tpu",
+            "data.augment.pad=-2",
+            "nonsense",
+            "optimizer.name=nadam",
+            "schedule.lr_schedule=linear",
+            "penalty.group_weights=log",
+        ),
+    )
+    expected = [
+        ("--set nonsense", "SECTION.KEY=VALUE"),
+        ("model.name", "vgg16", "torchvision:NAME", "FILE.py:factory".lower(), "did you mean lenet5?"),
+        ("data.name", "fashion-mnist", "did you mean mnist?"),
+        ("penalty.name", "l0", "group-lasso", "none"),
+        ("penalty.granularity", "weight", "filter", "coupled"),
+        ("penalty.strength", "-1", "greater than or equal to 0"),
+        ("penalty.group_weights", "sqrt-size"),
+        ("optimizer.lrr", "did you mean optimizer.lr?", "weight_decay"),
+        ("optimizer.name", "rmsprop", "did you mean adam?"),
+        ("schedule.lr_schedule", "cosine"),
+        ("schedules", "unknown key (did you mean schedule?)"),
+        ("run.device", "'tpu'", "'cuda'"),
+        ("data.augment.pad", "-2"),
+    ]
+    assert len(faults) == len(expected)
+    for key, *words in expected:
+        [fault] = [fault for fault in faults if fault.startswith(f"{key}:")]
+        assert [word for word in words if word.lower() not in fault.lower()] == []
+
+
+def test_missing_sections_name_their_flags():
+    with pytest.raises(ConfigError, match=r"(?s)model: missing.*--model NAME.*data: missing.*--dataset NAME"):
+        resolve()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "true", '"3"'])
+def test_a_strength_is_a_finite_number(value: str):
+    [fault] = faults_of(settings=(f"penalty.strength={value}",))
+    assert fault.startswith("penalty.strength: got ")
+
+
+def test_momentum_is_refused_where_there_is_none():
+    [fault] = faults_of(settings=("optimizer.name=adam", "optimizer.momentum=0.9"))
+    assert fault == "optimizer.momentum: got 0.9; adam has no such key; leave it out"
+
+
+def test_a_value_in_a_sections_place_is_a_fault(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('optimizer = "sgd"\n[model]\nname = "lenet5"\n[data]\nname = "digits"\n')
+    with pytest.raises(ConfigError, match=r"optimizer: got 'sgd', expected a \[optimizer\] section"):
+        resolve(recipe)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: optimizer is a value in the recipe"):
+        resolve(recipe, settings=("optimizer.lr=1",))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.1", 0.1),
+        ("3", 3),
+        ("true", True),
+        ("cosine", "cosine"),
+        ('"3"', "3"),
+        ("a b", "a b"),
+        ("1\nx = 2", "1\nx = 2"),
+    ],
+)
+def test_set_values_are_toml_or_else_text(text: str, value: object):
+    assert parse_value(text) == value
+
+
+def test_settings_win_over_flags_and_flags_over_the_recipe(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        '[model]\nname = "lenet5"\n[data]\nname = "digits"\n[schedule]\nepochs = 1\nbatch_size = 2\n[run]\nseed = 3\n'
+    )
+    config = resolve(recipe, {"schedule.epochs": 10, "run.seed": 30, "data.limit": None}, ["run.seed=300"])
+    assert (config.schedule.batch_size, config.schedule.epochs, config.run.seed) == (2, 10, 300)
+    assert config.data.limit is None
+
+
+def test_a_saved_configuration_reads_back_the_same(tmp_path: Path):
+    config = resolve(flags={**GIVEN, "run.out": tmp_path, "penalty.strength": 1}, settings=["optimizer.momentum=0.5"])
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(config))
+    assert resolve(saved) == config
+
+
+def test_changed_keys_name_what_is_computed_and_not_where(tmp_path: Path):
+    before = resolve(flags={**GIVEN, "run.out": tmp_path / "a"})
+    after = resolve(flags={**GIVEN, "run.out": tmp_path / "b", "optimizer.lr": 0.5, "data.image_size": 28})
+    assert changed_keys(before, after) == ["data.image_size: None -> 28", "optimizer.lr: 0.01 -> 0.5"]
+
+
+def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").touch()
+    (tmp_path / "photos").mkdir()
+    config = resolve(flags={"model.name": "net.py:make", "data.name": "photos", "data.dir": Path("here")})
+    assert config.model.name == f"{tmp_path}/net.py:make"
+    assert config.data.name == str(tmp_path / "photos")
+    assert config.data.dir == tmp_path / "here"
+
+
+def test_a_missing_model_file_is_a_fault():
+    [fault] = faults_of({"model.name": "missing/net.py:make"})
+    assert "there is no file missing/net.py" in fault
+
+
+@pytest.mark.parametrize(("content", "word"), [(None, "No such file"), (b"a = ", "not valid TOML"), (b"\xff", "TOML")])
+def test_an_unreadable_recipe_is_refused(tmp_path: Path, content: bytes | None, word: str):
+    recipe = tmp_path / "recipe.toml"
+    if content is not None:
+        recipe.write_bytes(content)
+    with pytest.raises(ConfigError, match=word):
+        resolve(recipe)
+
+
+def test_the_repositorys_recipes_are_valid():
+    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+    assert recipes
+    for recipe in recipes:
+        # A folder that the reader has yet to make is the one thing that may be missing.
+        assert resolve(recipe, {"data.name": "digits"}).model.name
