@@ -45,7 +45,13 @@ def answers(device: str, requests: Sequence[Request], timeout_s: float, progress
                 f"only {done} of {total} processes were done in {timeout_s:.0f} s; "
                 "give a longer --timeout or fewer --samples"
             )
-        yield target.run(replace(request, limit_seconds=left_s / (total - done)))
+        answer = target.run(replace(request, limit_seconds=left_s / (total - done)))
+        if len(answer.models) != len(request.models):
+            raise BenchError(
+                f"worker's answer: {len(answer.models)} models, asked for {len(request.models)}; "
+                "the worker is not the one of this bench"
+            )
+        yield answer
         if progress is not None:
             progress(done + 1, total)
 

@@ -47,13 +47,6 @@ def test_a_much_larger_model_is_slower_and_the_report_says_all(report: LatencyRe
     assert [path.name for path in tmp_path.glob("*.json*")] == ["report.json"]
 
 
-def test_without_a_baseline_there_is_no_ratio(make_convs) -> None:
-    report = latency(make_convs("a.onnx"), runs=6, samples=12, min_seconds=0.0)
-    assert (report.baseline, report.ratio, report.verdict) == (None, None, None)
-    assert report.model.latency.samples == 12
-    assert report.model.latency.runs[0].untimed_between == 0
-
-
 def test_a_request_that_makes_no_sense_is_refused_with_all_its_faults(make_convs) -> None:
     model = make_convs("a.onnx")
     with pytest.raises(BenchError, match=r"threads is 0, expected at least 1; samples is -1.*; batch is 0, expected"):
