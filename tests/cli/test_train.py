@@ -144,7 +144,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(compress_command: Callable, tmp_path: Path):
     # Two images a step: an epoch lasts long enough to be hit in its middle.
-    arguments = (*SHORT, "--epochs", "4", "--strength", "0.02", "--set", "schedule.batch_size=2")
+    settings = ("--set", "schedule.batch_size=2", "--set", "optimizer.lr=0.02")
+    arguments = (*SHORT, "--epochs", "4", "--strength", "0.02", *settings)
     stopped = start(tmp_path / "parts", *arguments)
     wait_for(tmp_path / "parts" / "metrics.jsonl", stopped)
     stopped.send_signal(signal.SIGINT)
