@@ -21,18 +21,32 @@ class Consumer:
     Attributes:
         where: the module's path, for messages.
         weight: state name of the weight, ``[out, in, *kernel]``.
-        bias: state name of the bias, if there is one.
+        shift: what a constant can be added to behind the layer, (kind, state name): its own ``bias``; the running
+            ``mean`` of the BatchNorm that alone reads it; the ``new bias`` that it could be given; or ``None``.
         constants: float64 ``[in]``, the proved constant of each input, NaN where it depends on the network's input.
         padded: whether outputs at the border see fewer inputs.
-        mean_after: state name of the running mean of the BatchNorm that alone reads the output, if there is one.
     """
 
     where: str
     weight: str
-    bias: str | None
+    shift: tuple[str, str] | None
     constants: Tensor
     padded: bool
-    mean_after: str | None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the network, for comparison with the same one of a compact network.
+
+    Attributes:
+        name: the op.
+        numbers: its numbers, except those that are sizes and follow the number of channels by intent.
+        classes: int64, the classes of channels that its results hold.
+    """
+
+    name: str
+    numbers: tuple[float, ...]
+    classes: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,8 +59,9 @@ class ChannelGraph:
         tensors: state name -> tensor, of everything the graph reads.
         uses: state name -> how many operations read it.
         sized: bool ``[classes]``, classes that pass an op whose arguments may hold a number of channels as a literal.
-        signature: the sequence of ops with their numbers, for comparison with that of a compact network.
+        operations: every operation, in the order of the computation.
         macs: multiply-accumulates of convolutions, linear layers and matrix products for the example inputs as given.
+        layer_macs: state name of a layer's weight -> the layer's share of them, over all its uses.
     """
 
     classes: Classes
@@ -54,8 +69,9 @@ class ChannelGraph:
     tensors: dict[str, Tensor]
     uses: dict[str, int]
     sized: Tensor
-    signature: tuple[tuple[object, ...], ...]
+    operations: tuple[Operation, ...]
     macs: int
+    layer_macs: dict[str, int]
 
     def out_slices(self) -> dict[tuple[str, int], Tensor]:
         """(parameter or buffer, dimension) -> class of each index, where the index *is* a channel of that class.
@@ -70,6 +86,19 @@ class ChannelGraph:
             for dim, classes in dims.items()
             if (name, dim) not in read
         }
+
+    def class_macs(self) -> Tensor:
+        """Float64 ``[classes]``: the multiply-accumulates that the network saves when a class leaves by itself.
+
+        A layer with ``n`` channels along a dimension loses one ``n``-th of its work with each, on the writing side and
+        on the reading side alike.
+        """
+        macs = torch.zeros(self.classes.count, dtype=torch.float64)
+        for name, work in self.layer_macs.items():
+            for classes in self.classes.parameters.get(name, {}).values():
+                share = torch.full(classes.shape, work / classes.numel(), dtype=torch.float64)
+                macs.index_add_(0, classes, share)
+        return macs
 
     def free(self) -> Tensor:
         """Bool ``[classes]``: which classes may leave the network."""

@@ -63,6 +63,19 @@ def normalise(
     return y if shift is None else y + shift.double().reshape(shape)
 
 
+def agreed(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """One value along each of ``dims``, of size 1 there: unknown where the values differ."""
+    if not dims:
+        return values
+    first = values
+    for dim in dims:
+        first = first.narrow(dim, 0, 1)
+    equal = values == first  # NaN differs from itself: unknown stays unknown
+    for dim in dims:
+        equal = equal.all(dim, keepdim=True)
+    return torch.where(equal, first, UNKNOWN)
+
+
 def absorbing_product(a: Tensor, b: Tensor) -> Tensor:
     """``a * b`` where a proved 0 on either side wins over an unknown."""
     return torch.where((a == 0) | (b == 0), torch.zeros((), dtype=torch.float64), a * b)

@@ -43,7 +43,7 @@ class LabelBook:
 
     def unify(self, a: Tensor, b: Tensor) -> None:
         """Note that the labels ``a`` and ``b`` (broadcast against each other) belong together."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
         a, b = a.reshape(-1), b.reshape(-1)
         meet = (a >= 0) & (b >= 0) & (a != b)
         if bool(meet.any()):
@@ -71,6 +71,15 @@ class LabelBook:
         for (name, dim), labels in self._parameters.items():
             parameters.setdefault(name, {})[dim] = classes[labels]
         return Classes(int(count), classes, reasons, parameters)
+
+
+def collapse(labels: Tensor, dims: tuple[int, ...]) -> Tensor | None:
+    """One label along each of ``dims``, of size 1 there; neutral entries give way. ``None`` where labels differ."""
+    if not dims:
+        return labels
+    high = labels.amax(dims, keepdim=True)
+    low = torch.where(labels < 0, high, labels).amin(dims, keepdim=True)
+    return high if torch.equal(low, high) else None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.graph.aten.constants import ConstantFlow, channel_constants
-from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, place
+from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, meet, place
+from compress.graph.aten.ops import BATCH_NORM
 from compress.graph.aten.trace import Trace, base_name, trace
-from compress.graph.channels import ChannelGraph, Consumer
+from compress.graph.aten.walk import fields_in
+from compress.graph.channels import ChannelGraph, Consumer, Operation
 from compress.graph.field import Field
 from compress.graph.labels import Classes
 from compress.graph.modules import SLICEABLE, owners
@@ -33,20 +35,20 @@ def channel_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Chann
     with torch.no_grad():
         labels = LabelFlow(traced)
         labels.run()
-        _pin_unknown_owners(model, labels)
+        state = _State(model, traced)
+        state.pin_unknown_owners(labels)
         values = ConstantFlow(traced)
         values.run()
-    names = {node: name for node, (name, _) in _state_nodes(traced).items()}
-    uses = Counter({name: len(node.users) for node, name in names.items()})
     classes = labels.book.solve()
     return ChannelGraph(
         classes=classes,
-        consumers=tuple(_consumer(c, values, names, uses) for c in labels.contractions),
+        consumers=tuple(_consumer(c, values, state) for c in labels.contractions),
         tensors=dict(traced.tensors.values()),
-        uses=dict(uses),
+        uses=dict(state.uses),
         sized=_mark(classes, labels.sized),
-        signature=tuple(_signature(node) for node in traced.graph.nodes if node.op == "call_function"),
+        operations=tuple(_operation(n, labels, classes) for n in traced.graph.nodes if n.op == "call_function"),
         macs=sum(_node_macs(node) for node in traced.graph.nodes),
+        layer_macs=_layer_macs(traced),
     )
 
 
@@ -63,45 +65,74 @@ def _mark(classes: Classes, labels: list[Tensor]) -> Tensor:
     return marked
 
 
-def _state_nodes(traced: Trace) -> dict[fx.Node, tuple[str, Tensor]]:
-    return {node: traced.tensors[node.name] for node in traced.graph.nodes if node.name in traced.tensors}
-
-
-def _pin_unknown_owners(model: nn.Module, labels: LabelFlow) -> None:
-    """Parameters of modules that we do not know how to slice stay, with the reason."""
-    holders = owners(model)
-    for name, tensor in labels.trace.tensors.values():
-        for module, _ in holders.get(name, [(model, name)]):
-            if type(module) not in SLICEABLE:
-                labels.pin_parameter(
-                    Parameter(name, tuple(tensor.shape)), f"{name} belongs to a {type(module).__name__}"
-                )
-
-
-def _consumer(
-    contraction: Contraction, values: ConstantFlow, names: dict[fx.Node, str], uses: Counter[str]
-) -> Consumer:
+def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> Consumer:
     node = contraction.node
-    source = node.args[0]
+    source, weight = node.args[:2]
     assert isinstance(source, fx.Node)
+    assert isinstance(weight, fx.Node)
     field = values.env[source]
     assert isinstance(field, Field)
-    dim = -1 if base_name(node) == "linear" else 1 - values.trace.tensors[node.args[1].name][1].ndim  # type: ignore[union-attr]
-    mean_after = None
-    if len(node.users) == 1:
-        (user,) = node.users
-        if base_name(user) in ("batch_norm", "_native_batch_norm_legit_no_training") and user.args[0] is node:
-            mean = names.get(user.args[3])  # type: ignore[arg-type]
-            mean_after = mean if mean is not None and uses[mean] == 1 else None
+    dim = -1 if base_name(node) == "linear" else 1 - values.trace.tensors[weight.name][1].ndim
     return Consumer(
-        place(node), contraction.weight, contraction.bias, channel_constants(field, dim), contraction.padded, mean_after
+        place(node),
+        contraction.weight,
+        state.shift_behind(contraction),
+        channel_constants(field, dim),
+        contraction.padded,
     )
 
 
-def _signature(node: fx.Node) -> tuple[object, ...]:
-    """The op and its fractional numbers; whole numbers are sizes, which surgery changes by intent."""
-    numbers = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, float) and not a.is_integer()]
-    return (str(node.target), *numbers)
+class _State:
+    """Parameters and buffers: which modules hold them, and how many operations read each."""
+
+    def __init__(self, model: nn.Module, traced: Trace):
+        self.holders = owners(model)
+        self.names = {n: traced.tensors[n.name][0] for n in traced.graph.nodes if n.name in traced.tensors}
+        self.uses = Counter({name: len(node.users) for node, name in self.names.items()})
+
+    def pin_unknown_owners(self, labels: LabelFlow) -> None:
+        """Parameters of modules that we do not know how to slice stay, with the reason."""
+        for name, tensor in labels.trace.tensors.values():
+            kinds = [type(module) for module, _ in self.holders.get(name, [])]
+            strange = [kind for kind in kinds if kind not in SLICEABLE]
+            if strange or not kinds:
+                whose = f"belongs to a {strange[0].__name__}" if strange else "is no parameter or buffer of a module"
+                labels.pin_parameter(Parameter(name, tuple(tensor.shape)), f"{name} {whose}")
+
+    def shift_behind(self, contraction: Contraction) -> tuple[str, str] | None:
+        """See ``Consumer.shift``."""
+        node, layer = contraction.node, contraction.weight.rpartition(".")[0]
+        if contraction.bias is not None:
+            return ("bias", contraction.bias) if contraction.bias in self.holders else None
+        if len(node.args) > 2 and node.args[2] is not None:  # the bias is computed
+            return None
+        if len(node.users) == 1:
+            (user,) = node.users
+            if base_name(user) in BATCH_NORM.split() and user.args[0] is node:
+                mean = self.names.get(user.args[3])  # None where it is computed or missing
+                if mean in self.holders and self.uses[mean] == 1:
+                    return "mean", mean
+        # A forward that calls F.conv2d with the layer's weight would not read a bias that the layer is given.
+        return ("new bias", f"{layer}.bias") if place(node) == layer else None
+
+
+def _operation(node: fx.Node, labels: LabelFlow, classes: Classes) -> Operation:
+    """Whole numbers are sizes, except in arithmetic: a forward that divides by its number of channels, say."""
+    kinds = (int, float) if labels.rules.get(base_name(node)) is meet else float
+    numbers = tuple(float(a) for a in (*node.args, *node.kwargs.values()) if isinstance(a, kinds))
+    held = [classes.of(field.data).flatten() for field in fields_in(labels.env[node])]
+    return Operation(
+        str(node.target), numbers, torch.unique(torch.cat(held)) if held else torch.empty(0, dtype=torch.int64)
+    )
+
+
+def _layer_macs(traced: Trace) -> dict[str, int]:
+    macs: Counter[str] = Counter()
+    for node in traced.graph.nodes:
+        weight = node.args[1] if len(node.args) > 1 else None
+        if isinstance(weight, fx.Node) and weight.name in traced.tensors and (work := _node_macs(node)):
+            macs[traced.tensors[weight.name][0]] += work
+    return dict(macs)
 
 
 def _node_macs(node: fx.Node) -> int:
@@ -110,9 +141,17 @@ def _node_macs(node: fx.Node) -> int:
     name, out = base_name(node), node.meta.get("val")
     if not isinstance(out, Tensor):
         return 0
-    if name.startswith("conv") or name == "linear":
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
-        return int(out.numel()) * math.prod(int(size) for size in weight.shape[1:])
-    if name in ("matmul", "bmm", "mm"):
-        return int(out.numel()) * int(node.args[0].meta["val"].shape[-1])  # type: ignore[union-attr]
-    return 0
+    if name not in _MACS_PER_ENTRY:
+        return 0
+    of, operand, dims = _MACS_PER_ENTRY[name]
+    first, second = (a.meta["val"].shape if isinstance(a, fx.Node) else () for a in node.args[:2])
+    entries = math.prod(out.shape if of == "output" else first)
+    return int(entries * math.prod((first, second)[operand][dims]))
+
+
+_MACS_PER_ENTRY = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), ("output", 1, slice(1, None))),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), ("input", 1, slice(1, None))),
+    **dict.fromkeys(("matmul", "bmm", "mm"), ("output", 0, slice(-1, None))),
+}
+"""Op -> (entries of the output or the input, operand and its dimensions whose sizes give the accumulations of each)."""

@@ -11,11 +11,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compress.graph import constants
-from compress.graph.aten.labels import conv_arguments, is_padded
-from compress.graph.aten.trace import Trace, functional
+from compress.graph.aten.ops import (
+    AVERAGE_POOLING,
+    BATCH_NORM,
+    CONVOLUTION,
+    MOVEMENT,
+    MOVEMENT_OF_FLOATS,
+    UNCHANGED,
+    WINDOWS,
+    conv_arguments,
+    is_padded,
+    named,
+    reads_bits,
+    reduced_dims,
+    spatial_dims,
+)
+from compress.graph.aten.trace import DROPOUT, Trace, functional
 from compress.graph.aten.walk import Value, Walk, execute, map_result, shape_of
 from compress.graph.field import Field
 
@@ -29,10 +43,10 @@ class ConstantFlow(Walk):
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
         if node.name in self.trace.tensors:
-            return self.trace.tensors[node.name][1]
+            return self.trace.tensors[node.name][1].cpu()
         return self.unknown(node, (), {})
 
-    def unknown(self, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    def unknown(self, node: fx.Node, _args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
         """The result depends on the input, as far as we can tell."""
         return map_result(node, lambda shape: Field.uniform(constants.UNKNOWN, shape, torch.float64))
 
@@ -42,7 +56,7 @@ Rule = Callable[[ConstantFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Va
 
 def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute the op itself."""
-    if any(isinstance(a, Tensor) for a in torch.utils._pytree.tree_leaves((args, kwargs))):
+    if reads_bits(args) or any(isinstance(a, Tensor) for a in tree_leaves((args, kwargs))):
         return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs)
 
@@ -50,6 +64,11 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
 def same(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """The op changes no value."""
     return args[0] if isinstance(args[0], Field) else flow.unknown(node, args, kwargs)
+
+
+def dropout(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Dropout (input, p, train) changes no value, unless ``forward`` insists on it in evaluation mode too."""
+    return flow.unknown(node, args, kwargs) if args[2] else same(flow, node, args, kwargs)
 
 
 def getitem(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -114,9 +133,9 @@ def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
 
 def channel_constants(x: Field, dim: int) -> Tensor:
     """The constant of each channel along ``dim``; NaN for one that varies over space or tokens. Float64 ``[C]``."""
-    moved = x.data.movedim(dim, 0).flatten(1)
-    constant = (moved == moved[:, :1]).all(1)  # NaN differs from itself: unknown stays unknown
-    return torch.where(constant, moved[:, 0], constants.UNKNOWN).expand(x.shape[dim])
+    dim %= len(x.shape)
+    known = constants.agreed(x.data, tuple(d for d in range(len(x.shape)) if d != dim))
+    return known.reshape(-1).expand(x.shape[dim])
 
 
 def batch_norm(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -124,7 +143,8 @@ def batch_norm(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwarg
     several = isinstance(node.meta.get("val"), (tuple, list))
     x, scale, shift, mean, variance = args[:5]
     training, eps = (False, args[6]) if several else (args[5], args[7])
-    if not isinstance(x, Field) or training or not isinstance(mean, Tensor):
+    computed = any(isinstance(a, Field) for a in args[1:5])
+    if not isinstance(x, Field) or training or computed or not isinstance(mean, Tensor):
         return flow.unknown(node, args, kwargs)
     y = Field(constants.normalise(x.data, scale, shift, mean, variance, eps), x.shape)
     return (y, None, None) if several else y
@@ -140,64 +160,62 @@ def prelu(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: di
 
 
 def reduce(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Means over constants; executed on what varies only when the mean of equal values is that value."""
+    """The mean of equal values is that value."""
     x, shape = args[0], shape_of(node)
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
-    if not isinstance(x, Field) or shape is None or dims is None:
+    if not isinstance(x, Field) or shape is None:
         return flow.unknown(node, args, kwargs)
-    dims = [d % len(x.shape) for d in ([dims] if isinstance(dims, int) else dims)]
-    if any(x.varies(d) for d in dims):
-        return flow.unknown(node, args, kwargs)
-    return Field(x.data.squeeze(tuple(dims)) if len(shape) < len(x.shape) else x.data, shape)
+    dims = reduced_dims(x, args, kwargs)
+    data = constants.agreed(x.data, dims)
+    return Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape)
 
 
 def pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Pooling of a spatially constant channel: itself. Max pooling ignores its padding."""
+    """Pooling or interpolation of a spatially constant channel: itself. Max pooling ignores its padding.
+
+    Where the op returns indices too, those are unknown.
+    """
     x = args[0]
-    if not isinstance(x, Field) or any(x.varies(d) for d in range(2, len(x.shape))):
+    if not isinstance(x, Field):
         return flow.unknown(node, args, kwargs)
-    return map_result(node, lambda shape: Field(x.data, shape))
+    known = constants.agreed(x.data, tuple(spatial_dims(node, x)))
+    if (shape := shape_of(node)) is not None:
+        return Field(known, shape)
+    values, *indices = flow.unknown(node, args, kwargs)
+    return (Field(known, values.shape), *indices)
 
 
 def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Average pooling (input, kernel, stride, padding, ...): where padding may be counted only 0 survives."""
-    padding = args[3] if len(args) > 3 else 0
-    if not is_padded(padding, ()):
-        return pool(flow, node, args, kwargs)
+    """Average pooling (input, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override).
+
+    Where padding may be counted, or the sum is divided by another number than the window's, only 0 survives.
+    """
+    padding, divisor = (args[i] if len(args) > i else 0 for i in (3, 6))
     pooled = pool(flow, node, args, kwargs)
+    if not is_padded(padding, ()) and not divisor:
+        return pooled
     return Field(torch.where(pooled.data == 0, pooled.data, constants.UNKNOWN), pooled.shape)
 
 
-def _named(rule: Rule, ops: str) -> dict[str, Rule]:
-    return dict.fromkeys(ops.split(), rule)
-
-
 RULES: dict[str, Rule] = {
-    **_named(
-        move,
-        "view reshape _unsafe_view permute transpose t cat stack split split_with_sizes chunk unbind slice select narrow "
-        "flatten unflatten unsqueeze squeeze expand repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle "
-        "diagonal upsample_nearest1d upsample_nearest2d upsample_nearest3d channel_shuffle pad constant_pad_nd movedim swapaxes",
-    ),
+    **named(move, MOVEMENT),
+    **named(move, MOVEMENT_OF_FLOATS),
+    **named(move, "pad constant_pad_nd"),
     "getitem": getitem,
-    **_named(same, "contiguous clone dropout feature_dropout alpha_dropout alias detach lift_fresh lift_fresh_copy"),
-    **_named(
+    **named(same, UNCHANGED),
+    **named(dropout, DROPOUT),
+    **named(
         pointwise,
         "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hardsigmoid hardswish hardtanh tanh softplus "
-        "logsigmoid log_sigmoid tanhshrink exp expm1 log log1p sqrt rsqrt abs neg square reciprocal clamp clamp_min clamp_max "
-        "sin cos erf add sub rsub div",
+        "log_sigmoid exp expm1 log log1p sqrt rsqrt abs neg square reciprocal clamp clamp_min "
+        "clamp_max sin cos erf add sub rsub div",
     ),
     "mul": product,
-    **_named(conv, "conv1d conv2d conv3d"),
+    **named(conv, CONVOLUTION),
     "linear": linear,
-    **_named(batch_norm, "batch_norm _native_batch_norm_legit_no_training"),
+    **named(batch_norm, BATCH_NORM),
     "prelu": prelu,
     "mean": reduce,
-    **_named(
-        pool,
-        "max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-        "_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d",
-    ),
-    **_named(avg_pool, "avg_pool1d avg_pool2d avg_pool3d"),
+    **named(pool, WINDOWS),
+    **named(avg_pool, AVERAGE_POOLING),
 }
 """Op -> rule. What is not here gives unknown."""

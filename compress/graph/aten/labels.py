@@ -10,16 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from compress.graph.aten.trace import Trace, base_name
+from compress.graph.aten.ops import (
+    AVERAGE_POOLING,
+    BATCH_NORM,
+    CONVOLUTION,
+    MOVEMENT,
+    MOVEMENT_OF_FLOATS,
+    UNCHANGED,
+    WINDOWS,
+    conv_arguments,
+    is_padded,
+    named,
+    reads_bits,
+    reduced_dims,
+    spatial_dims,
+)
+from compress.graph.aten.trace import DROPOUT, Trace, base_name
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.field import Field
-from compress.graph.labels import NEUTRAL, LabelBook
+from compress.graph.labels import NEUTRAL, LabelBook, collapse
 
 
 @dataclass(frozen=True)
@@ -103,9 +117,13 @@ class LabelFlow(Walk):
             self.book.pin(self.book.parameter(parameter.name, dim, size), reason)
 
     def own(self, parameter: Value, dim: int, labels: Tensor) -> None:
-        """The parameter's indices along ``dim`` belong to the channels ``labels``."""
+        """The parameter's indices along ``dim`` belong to the channels ``labels``; a computed one carries its own."""
         if isinstance(parameter, Parameter):
-            self.book.unify(self.book.parameter(parameter.name, dim, parameter.shape[dim]), labels)
+            own = self.book.parameter(parameter.name, dim, parameter.shape[dim])
+            self.book.unify(own, labels)
+            self.book.pin(own[labels == NEUTRAL], f"{parameter.name} reads padding or a created tensor there")
+        elif isinstance(parameter, Field):
+            self.book.unify(parameter.vector(dim), labels)
 
 
 Rule = Callable[[LabelFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Value]
@@ -125,22 +143,38 @@ def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     """Execute the op itself on the labels."""
     if base_name(node) in SIZED:
         flow.sized.extend(field.data for field in fields_in(args, kwargs))
-    if any(isinstance(a, Parameter) for a in torch.utils._pytree.tree_leaves((args, kwargs))):
+    if has_parameters(args, kwargs) or reads_bits(args):
         return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs)
 
 
+def has_parameters(*values: Value) -> bool:
+    """Whether a parameter or buffer is among (nested) arguments."""
+    return any(isinstance(leaf, Parameter) for leaf in tree_leaves(values))
+
+
 def move_as_float(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """The same for ops that know no integers."""
+    if has_parameters(args, kwargs):
+        return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs, through=torch.float64)
 
 
 def pad(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Constant padding is neutral; reflected and repeated borders carry the labels they copy."""
+    if has_parameters(args, kwargs):
+        return flow.unknown(node, args, kwargs)
     mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
     if mode == "constant":
         return execute(node, (args[0], args[1], "constant", NEUTRAL), {})
     return execute(node, args, kwargs, through=torch.float64)
+
+
+def constant_pad(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """The same under its functional name."""
+    if has_parameters(args, kwargs):
+        return flow.unknown(node, args, kwargs)
+    return execute(node, (args[0], args[1], NEUTRAL), {})
 
 
 def same(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -153,7 +187,7 @@ def getitem(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     return args[0][args[1]] if isinstance(args[0], (tuple, list)) else flow.unknown(node, args, kwargs)
 
 
-def neutral(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+def neutral(_flow: LabelFlow, node: fx.Node, _args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
     """Created tensors belong to no channel."""
     return map_result(node, lambda shape: Field.uniform(NEUTRAL, shape, torch.int64))
 
@@ -162,7 +196,8 @@ def meet(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     """Elementwise: labels that meet belong together.
 
     A tensor that is broadcast along a dimension in which the other's labels vary (a spatial attention map, say) is no
-    channel of the result; the channel it comes from is pinned.
+    channel of the result; the channel it comes from is pinned. A channel that meets padding or a created tensor counts
+    as sized: the number of channels may stand in ``forward``.
     """
     if any(isinstance(a, Parameter) and a.shape not in ((), (1,)) for a in (*args, *kwargs.values())):
         return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} directly")
@@ -183,10 +218,19 @@ def meet(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
             result = data
         else:
             flow.book.unify(result, data)
-            result = torch.where(result >= 0, *torch.broadcast_tensors(result, data))
+            one, other = torch.broadcast_tensors(result, data)  # type: ignore[no-untyped-call]
+            flow.sized.append(torch.where(one < 0, other, one)[(one < 0) != (other < 0)])
+            result = torch.where(one >= 0, one, other)
     if result is None:
         return Field.uniform(NEUTRAL, shape, torch.int64)
     return Field(result, shape)
+
+
+def channels(x: Field, dim: int) -> Tensor | None:
+    """The label of each channel along ``dim``, ``[C]``; ``None`` where channels vary over other dimensions."""
+    dim %= len(x.shape)
+    data = collapse(x.data, tuple(d for d in range(len(x.shape)) if d != dim))
+    return None if data is None else data.reshape(-1).expand(x.shape[dim])
 
 
 # --- contractions --------------------------------------------------------------------------------------------------
@@ -199,9 +243,9 @@ def conv(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     if not isinstance(x, Field) or not isinstance(weight, Parameter) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this convolution is computed")
     channel_dim = -(len(weight.shape) - 1)
-    if not x.varies_only(channel_dim):
+    inputs = channels(x, channel_dim)
+    if inputs is None:
         return flow.refuse(node, args, kwargs, "channels of this convolution's input vary over space")
-    inputs = x.vector(channel_dim)
     outputs = flow.book.parameter(weight.name, 0, weight.shape[0])
     if groups == 1:
         _contract(flow, node, inputs, weight, bias, padded=is_padded(padding, weight.shape[2:]))
@@ -214,36 +258,22 @@ def conv(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     return Field.along(outputs, channel_dim % len(shape), shape)
 
 
-def conv_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
-    """(input, weight, bias, stride, padding, dilation, groups) with ATen's defaults filled in."""
-    defaults = (None, None, None, 1, 0, 1, 1)
-    return (*args, *defaults[len(args) :])
-
-
-def is_padded(padding: Any, kernel: tuple[int, ...]) -> bool:
-    """Whether the convolution reads beyond the border."""
-    if isinstance(padding, str):
-        return padding != "valid" and any(k > 1 for k in kernel)
-    return any(p > 0 for p in ([padding] if isinstance(padding, int) else padding))
-
-
 def linear(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Linear layer on the last dimension."""
     x, weight, bias = (*args, None)[:3]
     shape = shape_of(node)
     if not isinstance(x, Field) or not isinstance(weight, Parameter) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this linear layer is computed")
-    if not x.varies_only(-1):
+    inputs = channels(x, -1)
+    if inputs is None:
         return flow.refuse(node, args, kwargs, "features of this linear layer's input vary over other dimensions")
-    _contract(flow, node, x.vector(-1), weight, bias, padded=False)
+    _contract(flow, node, inputs, weight, bias, padded=False)
     outputs = flow.book.parameter(weight.name, 0, weight.shape[0])
     flow.own(bias, 0, outputs)
     return Field.along(outputs, len(shape) - 1, shape)
 
 
-def _contract(
-    flow: LabelFlow, node: fx.Node, inputs: Tensor, weight: Parameter, bias: Value, *, padded: bool
-) -> None:
+def _contract(flow: LabelFlow, node: fx.Node, inputs: Tensor, weight: Parameter, bias: Value, *, padded: bool) -> None:
     flow.own(weight, 1, inputs)
     name = bias.name if isinstance(bias, Parameter) else None
     flow.contractions.append(Contraction(node, weight.name, name, 0, 1, inputs, padded))
@@ -255,10 +285,11 @@ def _contract(
 def batch_norm(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Each channel on its own: scale, shift and statistics belong to it."""
     x = args[0]
-    if not isinstance(x, Field) or not x.varies_only(1):
+    inputs = channels(x, 1) if isinstance(x, Field) else None
+    if inputs is None:
         return flow.refuse(node, args, kwargs, "channels of this BatchNorm's input vary over space")
     for parameter in args[1:5]:
-        flow.own(parameter, 0, x.vector(1))
+        flow.own(parameter, 0, inputs)
     return (x, None, None) if isinstance(node.meta.get("val"), (tuple, list)) else x
 
 
@@ -268,9 +299,10 @@ def prelu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
     if not isinstance(x, Field) or not isinstance(slope, Parameter):
         return flow.unknown(node, args, kwargs)
     if slope.shape != (1,):
-        if not x.varies_only(1):
+        inputs = channels(x, 1)
+        if inputs is None:
             return flow.refuse(node, args, kwargs, "channels of this PReLU's input vary over space")
-        flow.own(slope, 0, x.vector(1))
+        flow.own(slope, 0, inputs)
     return x
 
 
@@ -281,69 +313,58 @@ def over_channels(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwarg
 
 def reduce(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Mean, sum, largest: harmless along dimensions in which the labels are the same."""
-    x = args[0]
-    shape = shape_of(node)
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    x, shape = args[0], shape_of(node)
     if not isinstance(x, Field) or shape is None:
         return flow.unknown(node, args, kwargs)
-    dims = [d % max(len(x.shape), 1) for d in ([dims] if isinstance(dims, int) else dims or range(len(x.shape)))]
-    if any(x.varies(d) for d in dims):
+    dims = reduced_dims(x, args, kwargs)
+    data = collapse(x.data, dims)
+    if data is None:
         return flow.refuse(node, args, kwargs, f"{base_name(node)} over channels")
-    data = x.data
-    if len(shape) < len(x.shape):
-        data = data.squeeze(tuple(dims))
-    return Field(data, shape)
+    return Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape)
 
 
 def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Pooling windows stay within a channel."""
+    """Windows of a pooling or an interpolation stay within a channel."""
     x = args[0]
     if not isinstance(x, Field):
         return flow.unknown(node, args, kwargs)
-    spatial = int(base_name(node).split("pool")[1][0])  # max_pool2d -> 2
-    if any(x.varies(d) for d in range(len(x.shape) - spatial, len(x.shape))):
-        return flow.refuse(node, args, kwargs, "channels of this pooling's input vary over space")
-    results = map_result(node, lambda shape: Field(x.data, shape))
-    return results
+    data = collapse(x.data, tuple(spatial_dims(node, x)))
+    if data is None:
+        return flow.refuse(node, args, kwargs, f"channels of the input of {base_name(node)} vary over space")
+    return map_result(node, lambda shape: Field(data, shape))
 
 
-def _named(rule: Rule, ops: str) -> dict[str, Rule]:
-    return dict.fromkeys(ops.split(), rule)
-
-
-SIZED = frozenset("view reshape _unsafe_view expand split split_with_sizes slice select narrow unflatten repeat".split())
+_SIZED = "view reshape _unsafe_view expand split split_with_sizes slice select narrow unflatten repeat"
+SIZED = frozenset(_SIZED.split())
 """Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal."""
 
 RULES: dict[str, Rule] = {
-    **_named(
-        move,
-        "view reshape _unsafe_view permute transpose t cat stack split split_with_sizes chunk unbind slice select narrow "
-        "flatten unflatten unsqueeze squeeze expand repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle "
-        "diagonal view_as reshape_as numpy_T movedim swapaxes",
-    ),
-    **_named(move_as_float, "upsample_nearest1d upsample_nearest2d upsample_nearest3d channel_shuffle"),
+    **named(move, MOVEMENT),
+    **named(move_as_float, MOVEMENT_OF_FLOATS),
     "pad": pad,
-    "constant_pad_nd": lambda flow, node, args, kwargs: execute(node, (args[0], args[1], NEUTRAL), {}),
+    "constant_pad_nd": constant_pad,
     "getitem": getitem,
-    **_named(same, "contiguous clone dropout feature_dropout alpha_dropout alias detach lift_fresh lift_fresh_copy to _to_copy float"),
-    **_named(neutral, "zeros ones full arange empty zeros_like ones_like full_like new_zeros new_ones new_full scalar_tensor"),
-    **_named(
+    **named(same, UNCHANGED),
+    **named(same, DROPOUT),
+    **named(same, "to _to_copy"),
+    **named(neutral, "zeros ones full arange empty zeros_like ones_like full_like"),
+    **named(neutral, "new_zeros new_ones new_full scalar_tensor"),
+    **named(
         meet,
         "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hardsigmoid hardswish hardtanh tanh softplus "
-        "logsigmoid log_sigmoid hardshrink softshrink tanhshrink threshold exp expm1 log log1p sqrt rsqrt abs neg square pow "
-        "reciprocal clamp clamp_min clamp_max sin cos erf sign add sub mul div rsub maximum minimum where masked_fill "
-        "eq ne lt le gt ge logical_and logical_or logical_not",
+        "log_sigmoid hardshrink softshrink threshold exp expm1 log log1p sqrt rsqrt abs neg "
+        "square pow reciprocal clamp clamp_min clamp_max sin cos erf sign add sub mul div rsub maximum minimum where "
+        "masked_fill eq ne lt le gt ge logical_and logical_or logical_not",
     ),
-    **_named(conv, "conv1d conv2d conv3d"),
+    **named(conv, CONVOLUTION),
     "linear": linear,
-    **_named(batch_norm, "batch_norm _native_batch_norm_legit_no_training"),
+    **named(batch_norm, BATCH_NORM),
     "prelu": prelu,
-    **_named(over_channels, "layer_norm native_layer_norm group_norm native_group_norm instance_norm softmax _softmax log_softmax _log_softmax"),
-    **_named(reduce, "mean sum amax amin"),
-    **_named(
-        pool,
-        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-        "adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d",
-    ),
+    **named(over_channels, "layer_norm native_layer_norm group_norm native_group_norm instance_norm"),
+    **named(over_channels, "softmax _softmax log_softmax _log_softmax"),
+    **named(reduce, "mean sum amax amin"),
+    **named(pool, WINDOWS),
+    **named(pool, AVERAGE_POOLING),
+    "upsample_bicubic2d": pool,
 }
 """Op (without overload and in-place underscore) -> rule. What is not here is pinned under its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +14,16 @@ from torch.export.graph_signature import InputKind
 
 from compress.errors import ModelError
 
-VIEWS = frozenset(
-    "alias chunk detach diagonal expand flatten getitem narrow permute reshape select slice split split_with_sizes "
-    "squeeze t transpose unbind unflatten unfold unsqueeze view view_as".split()
+DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
+_FRESH = (
+    "conv1d conv2d conv3d linear batch_norm layer_norm group_norm prelu cat stack add sub mul div max_pool2d "
+    "avg_pool2d relu relu6 leaky_relu elu silu gelu hardswish hardsigmoid hardtanh sigmoid tanh clamp"
 )
-"""Ops whose result may share memory with their first argument."""
+FRESH = frozenset(_FRESH.split())
+"""Ops whose result never shares memory with an argument: what an in-place op writes there is seen nowhere else.
+
+Everything else is assumed to share, also what does so only sometimes (``contiguous``, ``dropout`` in evaluation mode).
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,20 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and no logged stack traces of torch.export's own: what fails raises, and we tell it in one line."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     """Export ``model`` in evaluation mode with ``torch.export``, sizes fixed to those of ``example_inputs``.
 
@@ -55,10 +75,10 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     """
     if isinstance(model, nn.DataParallel):
         raise ModelError("the model is wrapped in DataParallel; pass the network itself, model.module.")
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.export's own deprecations; what fails raises
+    with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(model, example_inputs)
+            _remove_idle_dropout(program.graph)
             if _needs_functional_form(program.graph):
                 program = program.run_decompositions({})
         except Exception as error:
@@ -105,6 +125,14 @@ def functional(node: fx.Node) -> torch._ops.OpOverload:
     return overload
 
 
+def _remove_idle_dropout(graph: fx.Graph) -> None:
+    """Take out dropout that does nothing: eager mode returns the very tensor, so that in-place ops write through it."""
+    for node in list(graph.nodes):
+        if base_name(node) in DROPOUT.split() and not node.args[2]:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
 def _needs_functional_form(graph: fx.Graph) -> bool:
     """Whether an in-place op writes to something that is seen under another name.
 
@@ -113,11 +141,9 @@ def _needs_functional_form(graph: fx.Graph) -> bool:
     for node in graph.nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if not node.target._schema.is_mutable or not node.args:
+        if not node.target._schema.is_mutable:
             continue
-        written = node.args[0]
-        if isinstance(written, fx.Node) and (
-            len(written.users) > 1 or written.op == "placeholder" or base_name(written) in VIEWS
-        ):
+        written = node.args[0] if node.args else None
+        if not isinstance(written, fx.Node) or len(written.users) > 1 or base_name(written) not in FRESH:
             return True
     return False

@@ -73,7 +73,9 @@ def map_result(node: fx.Node, make: Callable[[tuple[int, ...]], Field]) -> Value
     return None if shape is None else make(shape)
 
 
-def execute(node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value], through: torch.dtype | None = None) -> Value:
+def execute(
+    node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value], through: torch.dtype | None = None
+) -> Value:
     """Run the very op of the node on full fields: how every op that only moves data is handled.
 
     Args:

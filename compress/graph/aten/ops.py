@@ -1,0 +1,75 @@
+"""What every flow must know about ATen ops: which belong together, and how their arguments read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+from compress.graph.aten.trace import base_name
+from compress.graph.aten.walk import Value
+from compress.graph.field import Field
+
+R = TypeVar("R")
+
+MOVEMENT = (
+    "view reshape _unsafe_view permute transpose t cat stack split split_with_sizes chunk unbind slice select narrow "
+    "flatten unflatten unsqueeze squeeze expand repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle "
+    "diagonal view_as reshape_as numpy_T movedim swapaxes"
+)
+"""Ops that only move entries: executed as they are on labels and on constants."""
+
+MOVEMENT_OF_FLOATS = "upsample_nearest1d upsample_nearest2d upsample_nearest3d channel_shuffle"
+"""The same, for ops that know no integers."""
+
+UNCHANGED = "contiguous clone alias detach lift_fresh lift_fresh_copy"
+BATCH_NORM = "batch_norm _native_batch_norm_legit_no_training"
+CONVOLUTION = "conv1d conv2d conv3d"
+
+WINDOWS = (
+    "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "upsample_linear1d upsample_bilinear2d upsample_trilinear3d"
+)
+"""Poolings and interpolations of one channel at a time, of which that of a constant is the constant."""
+
+AVERAGE_POOLING = "avg_pool1d avg_pool2d avg_pool3d"
+"""The same, but that padding may be counted and the divisor may be another."""
+
+
+def named(rule: R, ops: str) -> dict[str, R]:
+    """One line of a table: every op in ``ops`` has this rule."""
+    return dict.fromkeys(ops.split(), rule)
+
+
+def reads_bits(args: tuple[Value, ...]) -> bool:
+    """Whether this is the ``view`` that reads the same memory as another dtype, which moves nothing."""
+    return any(isinstance(a, torch.dtype) for a in args)
+
+
+def conv_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
+    """(input, weight, bias, stride, padding, dilation, groups) with ATen's defaults filled in."""
+    defaults = (None, None, None, 1, 0, 1, 1)
+    return (*args, *defaults[len(args) :])
+
+
+def is_padded(padding: Any, kernel: tuple[int, ...]) -> bool:
+    """Whether the convolution reads beyond the border."""
+    if isinstance(padding, str):
+        return padding != "valid" and any(k > 1 for k in kernel)
+    return any(p > 0 for p in ([padding] if isinstance(padding, int) else padding))
+
+
+def spatial_dims(node: fx.Node, x: Field) -> range:
+    """The dimensions that a pooling or an interpolation works on; its name ends with their number: ``max_pool2d``."""
+    spatial = int(re.findall(r"(\d)d", base_name(node))[-1])
+    return range(len(x.shape) - spatial, len(x.shape))
+
+
+def reduced_dims(x: Field, args: tuple[Value, ...], kwargs: dict[str, Value]) -> tuple[int, ...]:
+    """The dimensions that a reduction (input, dim, ...) works on, not negative; all of them where it names none."""
+    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    dims = [dims] if isinstance(dims, int) else dims or range(len(x.shape))
+    return tuple(d % max(len(x.shape), 1) for d in dims)

@@ -1,0 +1,71 @@
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.utils._pytree import tree_map_only
+
+from compress.errors import ModelError
+from compress.graph.aten.trace import base_name, functional, trace
+
+X = torch.randn(1, 3, 8, 8)
+
+
+def ops(traced):
+    return [base_name(node) for node in traced.graph.nodes if node.op == "call_function"]
+
+
+def test_parameters_keep_their_state_names_and_modes_are_restored(net):
+    model = net(lambda m, x: m.bn(m.conv(x)), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+    model.train()
+    model.bn.eval()
+    traced = trace(model, (X,))
+    names = {name for name, _ in traced.tensors.values()}
+    assert names >= {"conv.weight", "conv.bias", "bn.weight", "bn.running_mean"}
+    assert len(traced.inputs) == 1
+    assert model.training
+    assert not model.bn.training
+
+
+def test_in_place_activations_need_no_functional_form(net):
+    model = net(lambda m, x: m.act(m.conv(x)), conv=nn.Conv2d(3, 4, 3), act=nn.ReLU(inplace=True))
+    assert ops(trace(model, (X,))) == ["conv2d", "relu"]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: (lambda y: y[:, :2].relu_() + y[:, 2:])(m.conv(x)),
+        lambda m, x: (lambda y: F.dropout(y, 0.5, False).relu_() + y)(m.conv(x)),
+        lambda m, x: (lambda y: y.contiguous().relu_() + y)(m.conv(x)),
+        lambda m, x: (lambda y: y.flatten(1).relu_().sum() + y)(m.conv(x)),
+        lambda m, x: (lambda y: y.relu_() + y)(m.conv(x)),
+        lambda m, x: (lambda y: (y.mul_(2).add_(1), y * 3)[1])(m.conv(x)),
+    ],
+    ids=["slice", "dropout", "contiguous", "flatten", "the tensor itself", "a chain"],
+)
+def test_every_op_may_be_read_as_out_of_place(net, run):
+    model = net(run, conv=nn.Conv2d(3, 4, 3))
+    traced = trace(model, (X,))
+    env = {}
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = traced.tensors[node.name][1] if node.name in traced.tensors else X
+        elif node.op == "call_function":
+            args, kwargs = tree_map_only(fx.Node, env.__getitem__, (node.args, node.kwargs))
+            env[node] = functional(node)(*args, **kwargs)
+    (result,) = next(node for node in traced.graph.nodes if node.op == "output").args[0]
+    torch.testing.assert_close(env[result], model(X).detach())
+
+
+def test_control_flow_on_values_is_refused_with_the_shape(net, caplog):
+    model = net(lambda m, x: m.conv(x) if x.sum() > 0 else x, conv=nn.Conv2d(3, 4, 3))
+    with caplog.at_level(logging.DEBUG), pytest.raises(ModelError, match=r"Net could not be captured.*\(1, 3, 8, 8\)"):
+        trace(model, (X,))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_data_parallel_is_refused():
+    with pytest.raises(ModelError, match=r"model\.module"):
+        trace(nn.DataParallel(nn.Conv2d(3, 4, 3)), (X,))
