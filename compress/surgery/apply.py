@@ -57,14 +57,10 @@ def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
 
 def _target(fold: Fold) -> tuple[str, str]:
     """Where a fold goes: (carrier | bias | mean | new bias, state name)."""
-    consumer = fold.consumer
     if fold.carrier is not None:
-        return "carrier", consumer.weight
-    if consumer.bias is not None:
-        return "bias", consumer.bias
-    if consumer.mean_after is not None:
-        return "mean", consumer.mean_after
-    return "new bias", consumer.weight.rpartition(".")[0] + ".bias"
+        return "carrier", fold.consumer.weight
+    assert fold.consumer.shift is not None  # only such layers are folded into
+    return fold.consumer.shift
 
 
 def _record(fold: Fold, kind: str, name: str) -> dict[str, Any]:

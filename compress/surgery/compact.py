@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError
+from compress.errors import ModelError, VerificationError
 from compress.graph import ChannelGraph, channel_graph
 from compress.surgery.apply import apply_, make_plan
+from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.dead import Decision, dead_by_weight, find_dead
 from compress.surgery.plan import Plan, weights_hash, write_text
-from compress.surgery.verify import Agreement, certify, type_conflicts
+from compress.surgery.verify import Agreement, certify, changed_operations, mixed_channels
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class CompactReport:
     def kept(self) -> dict[str, str]:
         """Layer -> why dead channels of it stay, in words."""
         return {
-            layer: "; ".join(f"{count} {'channel' if count == 1 else 'channels'}: {why}" for why, count in w.kept.items())
+            layer: "; ".join(
+                f"{count} {'channel' if count == 1 else 'channels'}: {why}" for why, count in w.kept.items()
+            )
             for layer, w in self.layers.items()
             if w.kept
         }
@@ -104,68 +106,106 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
         VerificationError: the compact network computes something else. It is not returned.
     """
     with torch.no_grad():
-        graph = channel_graph(model, example_inputs)
-        small, plan, after, decision, pins = _cut(model, graph, example_inputs)
-        double = _double_twin(model, decision, plan)
-        agreements = tuple(certify(model, small, double, example_inputs))
+        plain = baked_copy(model)
+        graph = channel_graph(plain, example_inputs)
+        cut, agreements = _certified_cut(model, plain, graph, example_inputs)
     plan = dataclasses.replace(
-        plan, hash_before=weights_hash(model.state_dict()), hash_after=weights_hash(small.state_dict())
+        cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
     )
-    own = [a for a in agreements if double is None or a.dtype != "float64"] or list(agreements)
     exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
+    own = [a for a in agreements if a.dtype == agreements[0].dtype]  # the network's own precision comes first
     report = CompactReport(
-        params_before=sum(p.numel() for p in model.parameters()),
-        params_after=sum(p.numel() for p in small.parameters()),
+        params_before=sum(p.numel() for p in plain.parameters()),
+        params_after=sum(p.numel() for p in cut.model.parameters()),
         macs_before=graph.macs,
-        macs_after=after.macs,
+        macs_after=cut.graph.macs,
         max_abs_error=max(a.max_abs_error for a in own),
         max_relative_error=max(a.max_relative_error for a in own),
         max_exact_error=max(exact) if exact else None,
-        agreements=agreements,
-        layers=_widths(graph, decision, pins),
+        agreements=tuple(agreements),
+        layers=_widths(graph, cut),
     )
-    return CompactResult(small, plan, report)
+    return CompactResult(cut.model, plan, report)
 
 
-def _cut(
-    model: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...]
-) -> tuple[nn.Module, Plan, ChannelGraph, Decision, dict[int, str]]:
-    """Cut, type-check, and pin what does not pass; in the end nothing is cut."""
-    pinned = torch.zeros(graph.classes.count, dtype=torch.bool)
-    reasons: dict[int, str] = {}
-    while True:
-        decision = find_dead(graph, pinned=pinned)
-        plan = make_plan(model, graph, decision)
-        small = copy.deepcopy(model)
-        apply_(small, decision, plan)
+@dataclass(frozen=True)
+class _Cut:
+    """A cut network that passed the type check, its own graph, and why some classes were pinned on the way."""
+
+    model: nn.Module
+    plan: Plan
+    graph: ChannelGraph
+    decision: Decision
+    pinned: dict[int, str]
+
+
+def _certified_cut(
+    model: nn.Module, plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...]
+) -> tuple[_Cut, list[Agreement]]:
+    """Cut and compare; where folded constants do not hold at every input size, cut only zeros."""
+    for fold in (True, False):
+        cut = _cut(plain, graph, example_inputs, fold=fold)
         try:
-            after = channel_graph(small, example_inputs)
-            conflict = type_conflicts(graph, after, plan)
-            why = "cut unevenly where forward splits, shuffles or mixes channels"
-        except ModelError:
-            if not bool(decision.removed.any()):
+            return cut, certify(private_copy(model), cut.model, _double_twin(plain, cut), example_inputs)
+        except VerificationError:
+            if not cut.decision.folds:
                 raise
-            conflict = graph.sized & decision.removed
-            why = "forward holds its number of channels as a literal"
-        if not bool(conflict.any()) and "after" in locals() and graph.signature == after.signature:
-            return small, plan, after, decision, reasons
-        new = conflict & ~pinned
-        if not bool((new & decision.removed).any()):
-            new = ~pinned
-        reasons.update(dict.fromkeys(new.nonzero().flatten().tolist(), why))
-        pinned |= new
+    raise AssertionError("without folds the loop returns or raises")
 
 
-def _double_twin(model: nn.Module, decision: Decision, plan: Plan) -> nn.Module | None:
-    """The same surgery on a float64 copy; ``None`` for a network that is float64 already."""
-    if all(p.dtype == torch.float64 for p in model.parameters()):
+def _cut(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool) -> _Cut:
+    """Cut, type-check, and pin what does not pass; in the end nothing is cut."""
+    pinned: dict[int, str] = {}
+    while True:
+        stay = torch.zeros(graph.classes.count, dtype=torch.bool)
+        stay[list(pinned)] = True
+        decision = find_dead(graph, pinned=stay, fold=fold)
+        plan = make_plan(plain, graph, decision)
+        small = private_copy(plain)
+        apply_(small, decision, plan)
+        after = _graph_or_none(small, example_inputs)
+        conflict, why = _conflict(graph, after, plan, decision)
+        if after is not None and not bool(conflict.any()):
+            return _Cut(small, plan, after, decision, pinned)
+        if not bool(decision.removed.any()):
+            raise ModelError(
+                f"two traces of the same {type(plain).__name__} differ: its forward does something else at every call. "
+                "Make it repeatable in evaluation mode."
+            )
+        blamed = conflict & decision.removed
+        new = conflict if bool(blamed.any()) else ~stay  # nobody to blame: everything stays
+        pinned |= dict.fromkeys((new & ~stay).nonzero().flatten().tolist(), why)
+
+
+def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGraph | None:
+    """The graph of a cut network; ``None`` where its forward does not run with fewer channels."""
+    try:
+        return channel_graph(small, example_inputs)
+    except ModelError:
         return None
-    twin = copy.deepcopy(model).double()
-    apply_(twin, decision, plan)
+
+
+def _conflict(graph: ChannelGraph, after: ChannelGraph | None, plan: Plan, decision: Decision) -> tuple[Tensor, str]:
+    """Classes that must not be cut like this, and why."""
+    if after is None:
+        return graph.sized & decision.removed, "forward holds its number of channels as a literal"
+    changed = changed_operations(graph, after)
+    if bool(changed.any()):
+        return changed, "forward computes with its number of channels"
+    return mixed_channels(graph, after, plan), "cut unevenly where forward splits, shuffles or mixes channels"
+
+
+def _double_twin(plain: nn.Module, cut: _Cut) -> nn.Module | None:
+    """The same surgery on a float64 copy; ``None`` for a network that is float64 already."""
+    if all(p.dtype == torch.float64 for p in plain.parameters()):
+        return None
+    twin = private_copy(plain).double()
+    apply_(twin, cut.decision, cut.plan)
     return twin
 
 
-def _widths(graph: ChannelGraph, decision: Decision, pins: dict[int, str]) -> dict[str, LayerWidth]:
+def _widths(graph: ChannelGraph, cut: _Cut) -> dict[str, LayerWidth]:
+    decision = cut.decision
     dead = dead_by_weight(graph)
     widths: dict[str, LayerWidth] = {}
     for (name, dim), classes in graph.out_slices().items():
@@ -173,16 +213,16 @@ def _widths(graph: ChannelGraph, decision: Decision, pins: dict[int, str]) -> di
             continue
         kept: dict[str, int] = {}
         for cls in classes[dead[classes] & ~decision.removed[classes]].tolist():
-            reason = _reason(cls, graph, decision, pins)
+            reason = _reason(cls, graph, cut)
             kept[reason] = kept.get(reason, 0) + 1
         after = int((~decision.removed[classes]).sum())
         widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(dead[classes].sum()), kept)
     return widths
 
 
-def _reason(cls: int, graph: ChannelGraph, decision: Decision, pins: dict[int, str]) -> str:
-    if cls in decision.kept:
-        return decision.kept[cls]
+def _reason(cls: int, graph: ChannelGraph, cut: _Cut) -> str:
+    if cls in cut.decision.kept:
+        return cut.decision.kept[cls]
     if cls in graph.classes.reasons:
         return "; ".join(graph.classes.reasons[cls])
-    return pins.get(cls, "its constant reaches a layer in a form that cannot be folded")
+    return cut.pinned.get(cls, "its constant reaches a layer in a form that cannot be folded")

@@ -52,17 +52,18 @@ class Decision:
     kept: dict[int, str] = field(default_factory=dict)
 
 
-def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None) -> Decision:
+def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None, fold: bool = True) -> Decision:
     """Decide what leaves.
 
     Args:
         graph: the channel graph of the network, with its weights.
         pinned: bool ``[classes]``, classes that must stay for a further reason (a failed type check).
+        fold: whether constants other than 0 may be folded; without, their channels stay.
     """
-    search = _Search(graph, pinned)
+    search = _Search(graph, pinned, fold=fold)
     search.remove_what_nobody_sees()
     search.keep_one_in_every_layer()
-    while search.keep_carriers():
+    while search.keep_what_cannot_be_folded() or search.keep_carriers():
         pass  # a channel that stays may read constants that nobody read before
     return search.decision()
 
@@ -70,14 +71,14 @@ def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None) -> Decision:
 class _Search:
     """The state of one decision."""
 
-    def __init__(self, graph: ChannelGraph, pinned: Tensor | None):
+    def __init__(self, graph: ChannelGraph, pinned: Tensor | None, *, fold: bool):
         self.graph = graph
         self.free = graph.free() if pinned is None else graph.free() & ~pinned
         self.inputs = {c.weight: graph.classes.parameters[c.weight][1] for c in graph.consumers}
         self.outputs = {c.weight: graph.classes.parameters[c.weight][0] for c in graph.consumers}
         self.constants = {weight: self._agreed(weight) for weight in self.inputs}
         self.padded = {w: any(c.padded for c in graph.consumers if c.weight == w) for w in self.inputs}
-        self.foldable = {w: self._can_fold(w) for w in self.inputs}
+        self.foldable = {w: fold and self._can_fold(w) for w in self.inputs}
         self.removed = torch.zeros_like(self.free)
         self.kept: dict[int, str] = {}
         self.carriers: dict[str, int] = {}
@@ -97,10 +98,10 @@ class _Search:
         uses = self._uses(weight)
         if any(c.padded for c in uses):
             return True  # the carrier's weights belong to the layer itself
-        bias = uses[0].bias
-        if bias is None:  # a running mean, or a new bias, for one use each
-            return len(uses) == 1
-        return all(c.bias == bias for c in uses) and self.graph.uses[bias] == len(uses)
+        if uses[0].shift is None or any(c.shift != uses[0].shift for c in uses):
+            return False
+        kind, name = uses[0].shift
+        return len(uses) == (self.graph.uses[name] if kind == "bias" else 1)
 
     def _unread(self, weight: str) -> Tensor:
         """Bool ``[in]``: inputs whose weights to all remaining outputs are zero."""
@@ -108,15 +109,18 @@ class _Search:
         alive = tensor[~self.removed[self.outputs[weight]].to(tensor.device)]
         return ~(alive != 0).transpose(0, 1).flatten(1).any(1).cpu()
 
+    def _harmless(self, weight: str) -> Tensor:
+        """Bool ``[in]``: inputs that can leave, as far as this layer is concerned, even though it reads them."""
+        constants = self.constants[weight]
+        return ~constants.isnan() if self.foldable[weight] else constants == 0
+
     def remove_what_nobody_sees(self) -> None:
         """Mark every free class that no reader can tell from a constant; repeat, since removed outputs read nothing."""
         classes = self.graph.classes.count
         while True:
             seen = torch.zeros(classes, dtype=torch.bool)
             for weight, inputs in self.inputs.items():
-                constants = self.constants[weight]
-                harmless = constants == 0 if not self.foldable[weight] else ~constants.isnan()
-                visible = ~(harmless | self._unread(weight))
+                visible = ~(self._harmless(weight) | self._unread(weight))
                 seen[inputs[visible]] = True
             removed = self.free & ~seen
             if torch.equal(removed, self.removed):
@@ -129,6 +133,23 @@ class _Search:
             for classes in dims.values():
                 if bool(self.removed[classes].all()):
                     self.keep(int(classes[0]), f"the last channel of {name.rpartition('.')[0] or name}")
+
+    def keep_what_cannot_be_folded(self) -> bool:
+        """Take back constants that left only because nobody read them, where a channel that stays does after all.
+
+        An input that depends on the network's input at every use needs no care: the channel that stays is dead, so it
+        does not depend on it (a BatchNorm scale of 0, say), or is itself read by nobody.
+
+        Returns:
+            Whether a channel was taken back.
+        """
+        before = int(self.removed.sum())
+        for weight, inputs in self.inputs.items():
+            constant = torch.stack([~c.constants.isnan() for c in self._uses(weight)]).any(0)
+            lost = self.removed[inputs] & constant & ~self._harmless(weight) & ~self._unread(weight)
+            for cls in inputs[lost].tolist():
+                self.keep(cls, f"a constant that cannot be folded into {self._uses(weight)[0].where}")
+        return int(self.removed.sum()) < before
 
     def keep_carriers(self) -> bool:
         """For each padded reader of removed constants other than 0, find or keep one channel to carry them.

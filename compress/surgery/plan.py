@@ -112,7 +112,8 @@ class Plan:
         for name, kept in self.parameters.items():
             if name not in holders:
                 raise CheckpointError(
-                    f"the plan cuts {name}, which this {type(model).__name__} lacks; it was made for {self.architecture}."
+                    f"the plan cuts {name}, which this {type(model).__name__} lacks; "
+                    f"it was made for {self.architecture}."
                 )
             module, attribute = holders[name][0]
             tensor = getattr(module, attribute)
