@@ -109,7 +109,8 @@ def _secular_roots(groups: Groups, t: dict[int, Tensor]) -> Tensor:
 
     ``1 / sqrt(f)`` is increasing and concave in ``r`` (a power mean of the ``r + t_i``), so that Newton's method on it,
     started below the root, approaches it from below. The start is ``||max(|w_i| - t_i, 0)||``, from where on no term
-    of ``f`` exceeds 1: nothing overflows, however different the steps are. Weights whose square underflows count as 0.
+    of ``f`` exceeds 1: nothing overflows, however different the steps are. Where there is no root the start is 0, and
+    it stays. Weights whose square underflows count as 0.
     """
     w = {id(part): _without_underflow(part.parameter.detach().abs()) for part in groups.slices}
 
@@ -125,15 +126,14 @@ def _secular_roots(groups: Groups, t: dict[int, Tensor]) -> Tensor:
         return f, groups.gather(lambda part: squares[id(part)].div_(shifted[id(part)]))
 
     r = groups.gather(lambda part: (w[id(part)] - t[id(part)]).clamp_min_(0.0).square_()).sqrt()
-    positive = sums(torch.zeros_like(r))[0] > 1
     tolerance = _NEWTON_TOLERANCE * torch.finfo(r.dtype).eps
     for _ in range(_NEWTON_LIMIT):
         f, slope = sums(r)
         excess = f.sqrt() - 1
-        r = torch.where(positive & (excess > 0), r + excess * f / slope, r)
-        if not bool((positive & (excess > tolerance)).any()):
+        r = torch.where(excess > 0, r + excess * f / slope, r)
+        if not bool((excess > tolerance).any()):
             break
-    return torch.where(positive, r, 0.0)
+    return r
 
 
 def _without_underflow(magnitudes: Tensor) -> Tensor:
