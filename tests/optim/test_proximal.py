@@ -191,6 +191,16 @@ def test_l1_survives_next_to_a_coordinate_with_a_huge_step() -> None:
     assert residual.abs().tolist() == pytest.approx([0.0, 0.0], abs=1e-14)
 
 
+def test_l1_is_not_misled_by_a_weight_whose_square_underflows() -> None:
+    # two weights of 0.8 at a threshold of 1 survive together: 2 (0.8 / (r + 1))^2 = 1
+    w = nn.Parameter(torch.tensor([1e-30, 0.8, 0.8]))
+    groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(3, dtype=torch.int64), layer=True),))
+    with torch.no_grad():
+        prox_groups_(groups, L1(1.0), torch.ones(1), [torch.tensor([0.0, 1.0, 1.0])])
+    r = 0.8 * 2**0.5 - 1
+    assert w[1:].tolist() == pytest.approx([0.8 * r / (r + 1)] * 2, rel=1e-5)
+
+
 # --- a step for each coordinate: l0 --------------------------------------------------------------------------------
 
 

@@ -113,6 +113,29 @@ def test_the_loop_makes_exact_zeros_and_counts_them(
     assert reg.dead_share() == pytest.approx(dead / count)
 
 
+class HalfRead(nn.Module):
+    """Channels 0 to 2 of the convolution can leave; 3 to 5 are an output of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 6, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inner, outer = self.conv(x).chunk(2, dim=1)
+        return self.head(inner.relu().mean((2, 3))), outer
+
+
+def test_channels_in_no_group_are_neither_counted_nor_changed() -> None:
+    model = HalfRead()
+    before = model.conv.weight.detach().clone()
+    reg = Regularizer(model, "l0", "coupled", 1e6, example_inputs=EXAMPLE)
+    assert reg.sparsity() == {"conv": LayerSparsity(0, 3)}
+    reg.prox_(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert reg.sparsity() == {"conv": LayerSparsity(3, 3)}
+    assert torch.equal(model.conv.weight[3:], before[3:])
+    assert bool((model.conv.weight[:3] == 0).all())
+
+
 def test_without_strength_training_is_untouched(net: Net) -> None:
     torch.manual_seed(0)
     other = Net()
@@ -190,7 +213,7 @@ def plain_value(reg: Regularizer, parts_of: Parts, of: Callable[[GroupSlice], Te
     return total
 
 
-@pytest.mark.parametrize("group_weights", [*GROUP_WEIGHTS, None])
+@pytest.mark.parametrize("group_weights", ["none", "sqrt-size", None])
 @pytest.mark.parametrize("granularity", ["filter", "coupled"])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_value_is_the_sum_over_groups(
