@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from compress.train.config import Config, DataSection, ModelSection, OptimizerSection, PenaltySection
+from compress.train.learner import DivergenceError, Learner, build_learner
+
+LR, STRENGTH = 0.1, 0.3
+
+
+def make(**penalty: object) -> Learner:
+    """One linear layer, 3 -> 2 -> 2: what a step does can be computed by hand."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 2))
+    config = Config(
+        model=ModelSection(name="lenet5"),
+        data=DataSection(name="digits"),
+        penalty=PenaltySection(name="l1", granularity="weight", strength=STRENGTH, **penalty),
+        optimizer=OptimizerSection(name="sgd", lr=LR, momentum=0.0),
+    )
+    return build_learner(config, model, torch.zeros(1, 3, 1, 1))
+
+
+IMAGES, LABELS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 1.0]]).reshape(2, 3, 1, 1), torch.tensor([0, 1])
+
+
+def after_plain_step() -> tuple[torch.Tensor, torch.Tensor]:
+    """The first layer's weights before, and after a gradient step without penalty."""
+    learner = make()
+    before = learner.model[1].weight.detach().clone()
+    learner.step(IMAGES, LABELS, lr=LR, strength=0.0)
+    return before, learner.model[1].weight.detach()
+
+
+def test_prox_soft_thresholds_the_step():
+    _, plain = after_plain_step()
+    learner = make()
+    learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    expected = plain.sign() * (plain.abs() - LR * STRENGTH).clamp_min(0)
+    torch.testing.assert_close(learner.model[1].weight.detach(), expected)
+
+
+def test_subgradient_moves_by_the_sign_of_the_old_weights():
+    before, plain = after_plain_step()
+    learner = make(mode="subgradient")
+    learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    torch.testing.assert_close(learner.model[1].weight.detach(), plain - LR * STRENGTH * before.sign())
+
+
+@pytest.mark.parametrize("mode", ["prox", "subgradient"])
+def test_frozen_zeros_stay_and_the_rest_is_not_penalised(mode: str):
+    plain, learner = make(), make(mode=mode)
+    for each in (plain, learner):
+        each.model[1].weight.data[0, 1] = 0.0
+    learner.freeze_()
+    learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    plain.step(IMAGES, LABELS, lr=LR, strength=0.0)
+    expected = plain.model[1].weight.detach().clone()
+    assert expected[0, 1] != 0
+    expected[0, 1] = 0.0
+    torch.testing.assert_close(learner.model[1].weight.detach(), expected)
+    assert learner.dead_share() == pytest.approx(1 / 10)
+    assert learner.live_groups() == {"1": 5, "2": 4}
+
+
+def test_a_step_reports_its_batch_and_a_bad_loss_leaves_the_weights():
+    learner = make()
+    with torch.no_grad():
+        logits = learner.model(IMAGES)
+        loss = torch.nn.functional.cross_entropy(logits, LABELS)
+    result = learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    assert result.loss == pytest.approx(float(loss))
+    assert (result.correct, result.images) == (int((logits.argmax(1) == LABELS).sum()), 2)
+    before = learner.model[1].weight.detach().clone()
+    with pytest.raises(DivergenceError, match="the loss is nan"):
+        learner.step(IMAGES * torch.inf, LABELS, lr=LR, strength=STRENGTH)
+    assert torch.equal(learner.model[1].weight, before)
