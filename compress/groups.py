@@ -75,11 +75,13 @@ class Groups:
         count: number of groups; for single weights, number of weights.
         slices: the groups' parts, one for each parameter they touch.
         weights: the parameters whose single weights are the groups, by name; empty unless granularity is ``weight``.
+        macs: float ``[count]``, the multiply-accumulates that leave with each group; for single weights ``None``.
     """
 
     count: int
     slices: tuple[GroupSlice, ...] = ()
     weights: tuple[tuple[str, nn.Parameter], ...] = ()
+    macs: Tensor | None = None
 
     @property
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -129,14 +131,17 @@ def _filters(model: nn.Module, graph: ChannelGraph | None) -> Groups:
     layers = {id(module.weight) for module in model.modules() if isinstance(module, _LAYERS)}
     free, count = graph.free(), 0
     slices: list[tuple[str, nn.Parameter, int, Tensor]] = []
+    macs: list[Tensor] = []
     for name, parameter, dim, classes in _out_parameters(model, graph):
         if id(parameter) in layers:
             inside = free[classes]
+            members = int(inside.sum())
             ids = torch.full_like(classes, -1)
-            ids[inside] = torch.arange(count, count + int(inside.sum()))
-            count += int(inside.sum())
+            ids[inside] = torch.arange(count, count + members)
+            count += members
             slices.append((name, parameter, dim, ids))
-    return _assemble(slices, count, model)
+            macs.append(torch.full((members,), graph.layer_macs.get(name, 0) / len(classes), dtype=torch.float64))
+    return _assemble(slices, torch.cat(macs) if macs else torch.empty(0), model)
 
 
 def _coupled(model: nn.Module, graph: ChannelGraph | None) -> Groups:
@@ -148,7 +153,7 @@ def _coupled(model: nn.Module, graph: ChannelGraph | None) -> Groups:
         touched[classes] = True
     members = free & touched
     number = torch.where(members, members.cumsum(0) - 1, -1)
-    return _assemble([(name, p, dim, number[c]) for name, p, dim, c in slices], int(members.sum()), model)
+    return _assemble([(name, p, dim, number[c]) for name, p, dim, c in slices], graph.class_macs()[members], model)
 
 
 def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[tuple[str, nn.Parameter, int, Tensor]]:
@@ -158,7 +163,8 @@ def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[tuple[str
             yield name, parameters[name], dim, classes
 
 
-def _assemble(slices: list[tuple[str, nn.Parameter, int, Tensor]], count: int, model: nn.Module) -> Groups:
+def _assemble(slices: list[tuple[str, nn.Parameter, int, Tensor]], macs: Tensor, model: nn.Module) -> Groups:
+    count = macs.numel()
     layers = {id(module.weight) for module in model.modules() if isinstance(module, _LAYERS)}
     return Groups(
         count,
@@ -167,6 +173,7 @@ def _assemble(slices: list[tuple[str, nn.Parameter, int, Tensor]], count: int, m
             for name, parameter, dim, ids in slices
             if bool((ids >= 0).any())
         ),
+        macs=macs,
     )
 
 

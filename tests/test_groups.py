@@ -327,3 +327,21 @@ def test_a_model_without_a_group_is_refused(granularity: str) -> None:
 def test_a_single_layer_has_no_channel_that_may_leave(granularity: str) -> None:
     with pytest.raises(ConfigError, match=f"Linear has no {granularity} group"):
         find_groups(nn.Linear(2, 2), granularity, (torch.randn(1, 2),))
+
+
+def test_macs_of_a_group_are_what_the_network_saves_when_it_leaves() -> None:
+    """Counted from LeNet-5's shapes: own layer's share on the writing side, the next layer's on the reading side."""
+    model = build("lenet5", num_classes=10, in_channels=1, image_size=28)
+    groups = find_groups(model, "coupled", (torch.zeros(1, 1, 28, 28),))
+    conv1 = 24 * 24 * 25 + 8 * 8 * 25 * 50
+    conv2 = 8 * 8 * 25 * 20 + 4 * 4 * 500
+    fc1 = 800 + 10
+    assert groups.macs is not None
+    assert sorted(groups.macs.tolist()) == [fc1] * 500 + [conv2] * 50 + [conv1] * 20
+
+
+def test_macs_of_a_filter_are_its_own() -> None:
+    model = build("lenet5", num_classes=10, in_channels=1, image_size=28)
+    groups = find_groups(model, "filter", (torch.zeros(1, 1, 28, 28),))
+    assert groups.macs is not None
+    assert sorted(groups.macs.tolist()) == [800] * 500 + [24 * 24 * 25] * 20 + [8 * 8 * 25 * 20] * 50

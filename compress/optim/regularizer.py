@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,24 @@ from compress.optim.metric import steps
 from compress.optim.proximal import prox_groups_, prox_weights_
 from compress.penalties import PENALTIES, Penalty
 
-GROUP_WEIGHTS = ("none", "sqrt-size")
-"""How the penalty of a group grows with its size: not at all, or with the square root of its number of weights."""
+
+def _equal(groups: Groups) -> Tensor:
+    return torch.ones_like(groups.sizes())
+
+
+def _sqrt_size(groups: Groups) -> Tensor:
+    return groups.sizes().sqrt()
+
+
+def _macs(groups: Groups) -> Tensor:
+    assert groups.macs is not None
+    sizes = groups.sizes()
+    return (groups.macs / groups.macs.mean()).to(sizes)
+
+
+GROUP_WEIGHTS: dict[str, Callable[[Groups], Tensor]] = {"none": _equal, "sqrt-size": _sqrt_size, "macs": _macs}
+"""How the penalty of a group is weighted: all alike; by the square root of its number of weights; by the
+multiply-accumulates that leave with it, relative to the mean over groups, so that the penalty is what the user pays."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,10 @@ class Regularizer:
         self.group_weights = group_weights or self.penalty.default_group_weights
         if self.group_weights not in GROUP_WEIGHTS:
             raise ConfigError(f"unknown group_weights {self.group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
+        if self.group_weights == "macs" and self.groups.macs is None:
+            raise ConfigError(
+                'group_weights "macs" needs groups that can leave the network: granularity filter, coupled.'
+            )
         self._factors: Tensor | None = None
         self._frozen: list[Tensor] | None = None
 
@@ -161,8 +182,7 @@ class Regularizer:
 
     def _weights(self) -> Tensor:
         if self._factors is None or self._factors.device != self._device():
-            sizes = self.groups.sizes()
-            self._factors = sizes.sqrt() if self.group_weights == "sqrt-size" else torch.ones_like(sizes)
+            self._factors = GROUP_WEIGHTS[self.group_weights](self.groups)
         return self._factors
 
     def _device(self) -> torch.device:

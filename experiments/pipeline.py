@@ -1,0 +1,221 @@
+"""The whole way as a user walks it: train, compact, export, latency, memory; ends with one table.
+
+    python experiments/pipeline.py --recipe recipes/digits-demo.toml --out runs/demo
+
+Every step is one of the commands that people run, printed before it runs. The figures of the table come from the files
+that these commands write; ``--markdown FILE`` keeps the table with the commands that made it. With goals
+(``--min-test-accuracy`` and the like) the exit code is 1 where one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+COMMANDS = Path(sys.executable).parent
+"""Where the console scripts of this very environment lie."""
+
+ROWS = ("dense", "compact")
+HEADINGS = (
+    "test accuracy",
+    "parameters",
+    "MACs",
+    "ONNX file",
+    "latency p50 [95% interval]",
+    "peak memory over runtime",
+)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that the result is held to.
+
+    Attributes:
+        name: What it is.
+        value: What came out.
+        bound: What was asked for.
+        at_least: Whether the bound is a lower one.
+    """
+
+    name: str
+    value: float
+    bound: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        """Whether the bound holds."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        return f"{'met   ' if self.met else 'MISSED'}  {self.name} {self.value:.4g} ({sign} {self.bound:g})"
+
+
+def main() -> int:
+    """Run the steps; 0 if every goal is met, 1 if not, the failing command's exit code if one fails."""
+    options = _options()
+    run: Path = options.out
+    small, dense = run / "compact.onnx", run / "dense.onnx"
+    latency, memory = run / "latency.json", run / "memory.json"
+    pair = [str(small), "--baseline", str(dense), "--device", "cpu", "--threads", str(options.threads)]
+    train = ["compress", "train", "--recipe", str(options.recipe), "--out", str(run), *options.train]
+    steps = [
+        [*train, *(["--resume"] if (run / "config.toml").exists() else [])],
+        ["compress", "export", str(run), "--onnx", str(dense), "--dense"],
+        ["compress", "export", str(run), "--onnx", str(small)],
+        ["bench", "latency", *pair, "--json", str(latency)],
+        ["bench", "memory", *pair, "--json", str(memory)],
+    ]
+    started = time.monotonic()
+    for command in steps:
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        code = subprocess.run([str(COMMANDS / command[0]), *command[1:]], check=False).returncode
+        if code:
+            return code
+    facts = {"summary": _read(run / "summary.json"), "latency": _read(latency), "memory": _read(memory)}
+    cells = table_cells(**facts)
+    Console().print(_table(f"{facts['summary']['model']} on {_short(facts['summary']['dataset'])}", cells))
+    print(f"{time.monotonic() - started:.0f} s in all; {_verdict(facts['latency'])}")
+    goals = _goals(options, **facts)
+    for goal in goals:
+        print(goal)
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(markdown(steps, cells, facts, goals), encoding="utf-8")
+    return 0 if all(goal.met for goal in goals) else 1
+
+
+def table_cells(summary: dict[str, Any], latency: dict[str, Any], memory: dict[str, Any]) -> dict[str, list[str]]:
+    """The rows of the table, by name; the last one is compact over dense."""
+    rows: dict[str, list[str]] = {}
+    for name in ROWS:
+        side = "model" if name == "compact" else "baseline"
+        time_ms, rss = latency[side]["latency"], memory[side]["memory"]
+        accuracy = summary["accuracy"]["test"][name]
+        rows[name] = [
+            "-" if accuracy is None else f"{accuracy:.2%}",
+            f"{summary['parameters'][name]:,}",
+            f"{summary['macs'][name]:,}",
+            f"{latency[side]['file']['file_bytes']:,} B",
+            f"{time_ms['p50_ms']:.3g} ms [{time_ms['p50_low_ms']:.3g}, {time_ms['p50_high_ms']:.3g}]",
+            f"{rss['peak_over_bare_bytes'] / 2**20:.2f} MiB",
+        ]
+    ratio = latency["ratio"]
+    rows["compact / dense"] = [
+        "",
+        *(f"{summary[key]['compact'] / summary[key]['dense']:.1%}" for key in ("parameters", "macs")),
+        f"{latency['model']['file']['file_bytes'] / latency['baseline']['file']['file_bytes']:.1%}",
+        f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
+        f"{memory['ratios']['peak_over_bare_bytes']:.1%}",
+    ]
+    return rows
+
+
+def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[str, Any], goals: list[Goal]) -> str:
+    """The table with what it takes to make it again."""
+    summary, host = facts["summary"], facts["latency"]["host"]
+    lines = [
+        f"# {summary['model']} on {_short(summary['dataset'])}",
+        "",
+        "Printed by:",
+        "",
+        *(f"    {shlex.join(command)}" for command in steps),
+        "",
+        f"| | {' | '.join(HEADINGS)} |",
+        "| --- |" + " ---: |" * len(HEADINGS),
+        *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items()),
+        "",
+        f"Widths: {_widths(summary)}.",
+        f"Masked and compact outputs differ by at most {summary['max_abs_error']:.2g} on real validation images, and by "
+        f"{summary['report']['max_exact_error']:.1g} of the largest output in float64 on random ones. "
+        f"Accuracy of the masked network, which the compact one must share: {summary['accuracy']['test']['masked']:.2%}.",
+        "",
+        "dense: accuracy of the same recipe without penalty; file, latency and memory of the network before removal. "
+        f"Latency: {facts['latency']['settings']['threads']} thread, batch 1, "
+        f"{facts['latency']['model']['latency']['samples']} samples of each network, interleaved, in "
+        f"{facts['latency']['settings']['runs']} processes. Memory: peak resident memory during inference over the bare "
+        "runtime. Absolute times are this machine's; the ratio is what to compare.",
+        f"Host: {host['cpu_model']} ({host['architecture']}, {', '.join(host['isa'])}), onnxruntime {host['onnxruntime']}, "
+        f"torch {summary['versions']['torch']}, seed {summary['seed'] if 'seed' in summary else 0}.",
+    ]
+    if goals:
+        lines += ["", "Goals:", "", *(f"- {goal}" for goal in goals)]
+    return "\n".join(lines) + "\n"
+
+
+def _widths(summary: dict[str, Any]) -> str:
+    layers = summary["report"]["layers"]
+    return ", ".join(f"{name} {width['before']}→{width['after']}" for name, width in layers.items())
+
+
+def _goals(
+    options: argparse.Namespace, summary: dict[str, Any], latency: dict[str, Any], memory: dict[str, Any]
+) -> list[Goal]:
+    del memory
+    goals = []
+    if options.min_test_accuracy is not None:
+        accuracy = summary["accuracy"]["test"]["compact"]
+        goals.append(Goal("test accuracy", accuracy, options.min_test_accuracy, at_least=True))
+    for key in ("macs", "parameters"):
+        bound = getattr(options, f"max_{key}_share")
+        if bound is not None:
+            goals.append(
+                Goal(f"share of {key}", summary[key]["compact"] / summary[key]["dense"], bound, at_least=False)
+            )
+    if options.max_latency_ratio is not None:
+        high = latency["ratio"]["high"]
+        goals.append(Goal("upper end of the latency ratio", high, options.max_latency_ratio, at_least=False))
+    return goals
+
+
+def _table(title: str, cells: dict[str, list[str]]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for name, row in cells.items():
+        table.add_row(name, *row)
+    return table
+
+
+def _verdict(latency: dict[str, Any]) -> str:
+    return f"compact is {latency['verdict']} (95% interval of the latency ratio over {latency['settings']['runs']} processes)"
+
+
+def _short(dataset: str) -> str:
+    return Path(dataset).name
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="run directory; ONNX files and reports go there too")
+    parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
+    parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--min-test-accuracy", type=float)
+    parser.add_argument("--max-macs-share", type=float)
+    parser.add_argument("--max-parameters-share", type=float)
+    parser.add_argument("--max-latency-ratio", type=float)
+    parser.add_argument("train", nargs="*", help="after --: options handed to compress train")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
