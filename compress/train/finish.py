@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import compress
 from compress.data import Data, Split
 from compress.errors import VerificationError
+from compress.surgery import plan
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.files import write_atomic, write_json
@@ -101,9 +102,12 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary))
+    """Write a state dict as safetensors, whole or not at all.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    write_atomic(path, partial(plan.save_weights, model))
 
 
 def _check_agreement(masked: nn.Module, compact: nn.Module, data: Data, inputs: Inputs) -> float:

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import compress
 from compress.data import Data, load
 from compress.errors import CheckpointError, ConfigError
 from compress.models import build
+from compress.surgery.plan import load_weights, put_weights_
 from compress.train.config import Config, DataSection
 from compress.train.inputs import Inputs
 from compress.train.recipe import changed_keys, resolve
@@ -165,12 +164,8 @@ class Run:
             CheckpointError: Its file is damaged or does not fit the network.
             ModelError: The network cannot be built any more.
         """
-        model = self._base()
-        path = self.path / MASKED
-        try:
-            model.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: cannot be loaded into {self.config.model.name}: {error}") from error
+        model, path = self._base(), self.path / MASKED
+        put_weights_(model, load_weights(path), source=str(path))
         return model.eval()
 
     def validation_batch(self, n: int) -> Tensor:

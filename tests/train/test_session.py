@@ -193,3 +193,12 @@ def test_a_changed_file_is_found_when_the_run_is_opened(tiny: Tiny, name: str):
 def test_other_folders_are_no_runs(tmp_path: Path):
     with pytest.raises(CheckpointError, match="is no run directory"):
         open_run(tmp_path)
+
+
+def test_damaged_masked_weights_are_refused(tiny: Tiny):
+    config = tiny()
+    train(config)
+    path = config.out / "masked.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match=r"masked\.safetensors"):
+        open_run(config.out).dense_model()
