@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## train, compact, export and benchmark on the embedded digits, in about a minute
-	$(BIN)/python -m compress.cli.demo --out $(RUNS)/demo
+	$(BIN)/python experiments/pipeline.py --recipe recipes/digits-demo.toml --out $(RUNS)/demo
 
 test: setup ## the whole test suite
 	$(BIN)/pytest
@@ -34,6 +34,17 @@ types: setup ## mypy, strict
 	$(BIN)/mypy
 
 check: lint types test ## what CI runs
+
+lenet5-mnist: setup ## LeNet-5 on MNIST ($DATA/MNIST/raw), some ten minutes; writes docs/results/lenet5-mnist-l0.md
+	$(BIN)/python experiments/pipeline.py --recipe recipes/lenet5-mnist-l0.toml --out $(RUNS)/lenet5-mnist-l0 \
+	    --markdown docs/results/lenet5-mnist-l0.md --min-test-accuracy 0.989 --max-macs-share 0.25 \
+	    --max-parameters-share 0.15 --max-latency-ratio 1 -- --data-dir $(DATA)
+
+resnet20-cifar10jpeg: setup ## ResNet-20 on 2,000 images for two epochs: the path, not the accuracy
+	mkdir -p $(RUNS)/data && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/data --skip-old-files
+	$(BIN)/python experiments/pipeline.py --recipe recipes/resnet20-cifar10jpeg.toml --out $(RUNS)/resnet20-look \
+	    --markdown docs/results/resnet20-cifar10jpeg-path.md -- \
+	    --data-dir $(RUNS)/data/cifar10-jpeg --limit 2000 --epochs 2
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

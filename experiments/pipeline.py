@@ -125,7 +125,10 @@ def table_cells(summary: dict[str, Any], latency: dict[str, Any], memory: dict[s
 
 def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[str, Any], goals: list[Goal]) -> str:
     """The table with what it takes to make it again."""
-    summary, host = facts["summary"], facts["latency"]["host"]
+    summary, latency = facts["summary"], facts["latency"]
+    host, settings = latency["host"], latency["settings"]
+    exact, accuracy = summary["report"]["max_exact_error"], summary["accuracy"]["test"]
+    samples, isa = latency["model"]["latency"]["samples"], " ".join(host["isa"])
     lines = [
         f"# {summary['model']} on {_short(summary['dataset'])}",
         "",
@@ -137,18 +140,16 @@ def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[st
         "| --- |" + " ---: |" * len(HEADINGS),
         *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items()),
         "",
-        f"Widths: {_widths(summary)}.",
-        f"Masked and compact outputs differ by at most {summary['max_abs_error']:.2g} on real validation images, and by "
-        f"{summary['report']['max_exact_error']:.1g} of the largest output in float64 on random ones. "
-        f"Accuracy of the masked network, which the compact one must share: {summary['accuracy']['test']['masked']:.2%}.",
-        "",
-        "dense: accuracy of the same recipe without penalty; file, latency and memory of the network before removal. "
-        f"Latency: {facts['latency']['settings']['threads']} thread, batch 1, "
-        f"{facts['latency']['model']['latency']['samples']} samples of each network, interleaved, in "
-        f"{facts['latency']['settings']['runs']} processes. Memory: peak resident memory during inference over the bare "
-        "runtime. Absolute times are this machine's; the ratio is what to compare.",
-        f"Host: {host['cpu_model']} ({host['architecture']}, {', '.join(host['isa'])}), onnxruntime {host['onnxruntime']}, "
-        f"torch {summary['versions']['torch']}, seed {summary['seed'] if 'seed' in summary else 0}.",
+        f"- Widths: {_widths(summary)}.",
+        f"- Masked and compact outputs differ by at most {summary['max_abs_error']:.2g} on real validation images,",
+        f"  and by {exact:.1g} of the largest output in float64 on random ones; test accuracy of the masked network",
+        f"  {accuracy['masked']:.2%}, of the compact one {accuracy['compact']:.2%}.",
+        "- dense: accuracy of the same recipe without penalty; file, latency and memory of the network before removal.",
+        f"- Latency: batch 1, {settings['threads']} thread(s), {samples} interleaved samples of each network in",
+        f"  {settings['runs']} processes. Memory: peak resident memory during inference over the bare runtime.",
+        "  Absolute times are this machine's; the ratio is what to compare.",
+        f"- Host: {host['cpu_model']}, {host['architecture']}, {isa};",
+        f"  onnxruntime {host['onnxruntime']}, torch {summary['versions']['torch']}.",
     ]
     if goals:
         lines += ["", "Goals:", "", *(f"- {goal}" for goal in goals)]
@@ -191,7 +192,8 @@ def _table(title: str, cells: dict[str, list[str]]) -> Table:
 
 
 def _verdict(latency: dict[str, Any]) -> str:
-    return f"compact is {latency['verdict']} (95% interval of the latency ratio over {latency['settings']['runs']} processes)"
+    runs = latency["settings"]["runs"]
+    return f"compact is {latency['verdict']} (95% interval of the latency ratio over {runs} processes)"
 
 
 def _short(dataset: str) -> str:

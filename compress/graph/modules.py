@@ -49,12 +49,17 @@ SLICEABLE: dict[type[nn.Module], Callable[[nn.Module], None]] = {
 
 
 def owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """State name -> every (module, attribute) that holds this very tensor: tied weights are sliced together."""
+    """State name -> every (module, attribute) that holds this very tensor: tied weights are sliced together.
+
+    A module that is registered under several names has as many state names, and is listed once under each.
+    """
     holders: dict[int, list[tuple[nn.Module, str]]] = {}
     names: dict[str, int] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
-                holders.setdefault(id(tensor), []).append((module, attribute))
+                held = holders.setdefault(id(tensor), [])
+                if (module, attribute) not in held:
+                    held.append((module, attribute))
                 names[f"{path}.{attribute}" if path else attribute] = id(tensor)
     return {name: holders[key] for name, key in names.items()}
