@@ -31,10 +31,22 @@ def baked_copy(model: nn.Module) -> nn.Module:
             prune.remove(module, name)  # type: ignore[no-untyped-call]
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            assert isinstance(module.parametrizations, nn.ModuleDict)
-            for name in list(module.parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _drop_parametrizations_(module)
     return model
+
+
+def _drop_parametrizations_(module: nn.Module) -> None:
+    """Like ``remove_parametrizations``, which would change the class of the original too: a copy shares it."""
+    assert isinstance(module.parametrizations, nn.ModuleDict)
+    values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    trained = {name: [p.requires_grad for p in inner.parameters()] for name, inner in module.parametrizations.items()}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        if trained[name]:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=any(trained[name])))
+        else:
+            module.register_buffer(name, value)
 
 
 def _masked(module: nn.Module) -> list[str]:

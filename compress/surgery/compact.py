@@ -172,9 +172,22 @@ def _cut(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ..
                 f"two traces of the same {type(plain).__name__} differ: its forward does something else at every call. "
                 "Make it repeatable in evaluation mode."
             )
-        blamed = conflict & decision.removed
-        new = conflict if bool(blamed.any()) else ~stay  # nobody to blame: everything stays
+        suspects = (conflict, _neighbours(graph, conflict), torch.ones_like(conflict))
+        new = next(some for some in suspects if bool((some & decision.removed).any()))
         pinned |= dict.fromkeys((new & ~stay).nonzero().flatten().tolist(), why)
+
+
+def _neighbours(graph: ChannelGraph, classes: Tensor) -> Tensor:
+    """Bool ``[classes]``: all that share a parameter's dimension with one of ``classes``.
+
+    Where channels are cut unevenly it is those that stay which get mixed up.
+    """
+    found = classes.clone()
+    for dims in graph.classes.parameters.values():
+        for along in dims.values():
+            if bool(classes[along].any()):
+                found[along] = True
+    return found
 
 
 def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGraph | None:

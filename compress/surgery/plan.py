@@ -35,6 +35,14 @@ class Kept:
     shape: tuple[int, ...]
     indices: dict[int, list[int]]
 
+    def __post_init__(self) -> None:
+        for dim, indices in self.indices.items():
+            size = self.shape[dim] if 0 <= dim < len(self.shape) else 0
+            if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= size:
+                raise ValueError(
+                    f"kept indices of dimension {dim} of shape {self.shape} must rise within that dimension"
+                )
+
     def cut(self, tensor: Tensor) -> Tensor:
         """The part of ``tensor`` that stays."""
         for dim, indices in self.indices.items():
@@ -128,7 +136,13 @@ class Plan:
             for holder, key in holders[name]:
                 setattr(holder, key, cut)
         for name in self.new_biases:
-            module = model.get_submodule(name.rpartition(".")[0])
+            layer = name.rpartition(".")[0]
+            if f"{layer}.weight" not in holders or name in holders:
+                raise CheckpointError(
+                    f"the plan gives {layer} a bias, which in this {type(model).__name__} is no layer without one; "
+                    f"it was made for {self.architecture}."
+                )
+            module = holders[f"{layer}.weight"][0][0]
             weight = module.weight
             assert isinstance(weight, nn.Parameter)
             module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
@@ -159,6 +173,12 @@ def load(
         raise CheckpointError(f"{weights}: these are not the weights that the plan was made with (their hash differs).")
     model = base()
     plan.reshape_(model)
+    for name, tensor in model.state_dict().items():
+        if name in state and state[name].dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{weights}: {name} is {state[name].dtype}, the base model's is {tensor.dtype}; "
+                "make the base model in the precision of the weights."
+            )
     put_weights_(model, state, source=str(weights))
     return model.eval()
 

@@ -141,11 +141,19 @@ def place(node: fx.Node) -> str:
 
 def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute the op itself on the labels."""
-    if base_name(node) in SIZED:
+    if base_name(node) in SIZED or cuts_channels(node, args):
         flow.sized.extend(field.data for field in fields_in(args, kwargs))
     if has_parameters(args, kwargs) or reads_bits(args):
         return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs)
+
+
+def cuts_channels(node: fx.Node, args: tuple[Value, ...]) -> bool:
+    """Whether a slice is one of channels: ``y[:, :, ::2, ::2]`` holds no number of them."""
+    if base_name(node) not in SLICES or not isinstance(args[0], Field):
+        return False
+    dim = args[1] if len(args) > 1 else 0
+    return args[0].varies(dim) and shape_of(node) != args[0].shape
 
 
 def has_parameters(*values: Value) -> bool:
@@ -334,9 +342,11 @@ def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     return map_result(node, lambda shape: Field(data, shape))
 
 
-_SIZED = "view reshape _unsafe_view expand split split_with_sizes slice select narrow unflatten repeat"
-SIZED = frozenset(_SIZED.split())
+SIZED = frozenset(("view", "reshape", "_unsafe_view", "expand", "split", "split_with_sizes", "unflatten", "repeat"))
 """Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal."""
+
+SLICES = frozenset(("slice", "select", "narrow"))
+"""The same, where they work along the channels."""
 
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),

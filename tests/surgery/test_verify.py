@@ -1,0 +1,110 @@
+"""The certificate refuses what it must, and says by how much."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import VerificationError
+from compress.surgery.verify import TOLERANCES, certify, outputs, random_inputs
+
+X = torch.randn(1, 3, 10, 10, dtype=torch.float64)
+
+
+class Two(nn.Module):
+    """Two outputs, the second of which may be off."""
+
+    def __init__(self, off=0.0, limit=None):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+        self.off, self.limit = off, limit
+
+    def forward(self, x):
+        if self.limit is not None and x.shape[2] > self.limit:
+            raise KeyError("too large")
+        y = self.conv(x)
+        return y, y + self.off
+
+
+def pair(**changes):
+    original = Two()
+    other = copy.deepcopy(original)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return original, other
+
+
+def test_equal_networks_pass_at_two_sizes_of_either_parity():
+    agreements = certify(*pair(), None, (X,))
+    assert [a.max_abs_error for a in agreements] == [0.0, 0.0, 0.0]
+    sizes = {a.input_shapes[0][2] for a in agreements}
+    assert {size % 2 for size in sizes} == {0, 1}
+
+
+@pytest.mark.parametrize("size", [7, 9, 10, 15, 31, 32, 64, 65, 224, 299])
+def test_the_second_size_has_the_other_parity(size):
+    example = torch.zeros(1, 1, size, size)
+    model = nn.Conv2d(1, 1, 1)
+    sizes = [a.input_shapes[0][2] for a in certify(model, copy.deepcopy(model), None, (example,))]
+    assert sizes[0] == size
+    assert sizes[-1] % 2 != size % 2
+
+
+@pytest.mark.parametrize("off", [1e-6, float("nan"), float("inf")])
+def test_an_error_in_a_later_output_is_seen(off):
+    with pytest.raises(VerificationError):
+        certify(*pair(off=off), None, (X,))
+
+
+def test_float64_networks_are_held_to_the_float64_tolerance():
+    original, other = pair(off=1e-8)
+    with pytest.raises(VerificationError, match="allowed 1e-10"):
+        certify(original, other, None, (X,))
+    assert (
+        certify(original.float(), other.float(), None, (X.float(),))[0].max_relative_error < TOLERANCES[torch.float32]
+    )
+
+
+def test_a_twin_in_float64_sees_what_float32_hides():
+    original, other = pair(off=1e-8)
+    with pytest.raises(VerificationError, match="float64"):
+        certify(original.float(), copy.deepcopy(other).float(), other.double(), (X.float(),))
+
+
+def test_a_size_that_the_original_refuses_is_left_out():
+    original, other = pair(limit=10)
+    original.limit = 10
+    agreements = certify(original, other, None, (X,))
+    assert {a.input_shapes[0][2] for a in agreements} == {10, 7}
+    original.limit = other.limit = 10
+    original.forward = lambda x: Two.forward(original, x) if x.shape[2] == 10 else 1 / 0
+    assert {a.input_shapes[0][2] for a in certify(original, other, None, (X,))} == {10}
+
+
+def test_a_size_that_only_the_compact_network_refuses_is_an_error():
+    with pytest.raises(VerificationError, match=r"fails where the original runs .*KeyError.*too large"):
+        certify(*pair(limit=10), None, (X,))
+
+
+def test_outputs_of_another_shape_are_an_error():
+    original, other = pair()
+    other.conv = nn.Conv2d(3, 5, 3, dtype=torch.float64)
+    with pytest.raises(VerificationError, match="returns shapes"):
+        certify(original, other, None, (X,))
+
+
+def test_outputs_are_those_of_evaluation_mode_and_the_mode_returns():
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3)).double().train()
+    model[0].eval()
+    (y,) = outputs(model, (X,))
+    torch.testing.assert_close(y, X / (1 + model[1].eps) ** 0.5)
+    assert (model.training, model[0].training, model[1].training) == (True, False, True)
+
+
+def test_random_inputs_are_repeatable_and_keep_integers():
+    example = (X, torch.arange(4))
+    first, again = (random_inputs(example, [(2, 3, 5, 5), (4,)], 0) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert first[0].dtype == torch.float64
+    assert torch.equal(first[1], example[1])
