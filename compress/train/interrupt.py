@@ -24,7 +24,8 @@ class StopRequest:
     Outside the main thread, where Python handles no signals, it does nothing.
 
     Args:
-        on_request: Called at the first signal, to tell the user that it was heard.
+        on_request: Called inside the signal's handler, to tell the user that it was heard; it must not use Python's
+            buffered streams.
     """
 
     def __init__(self, on_request: Callable[[], object]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from compress.train.metrics import MetricsLog
 from compress.train.progress import ProgressView
 from compress.train.recipe import to_toml
 from compress.train.rundir import CONFIG, DENSE, METRICS, MODEL, SUMMARY, check_new, check_same, load_data, read_summary
+
+STDERR = 2
 
 
 def train(config: Config, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -118,7 +121,11 @@ class Session:
         return learner
 
     def _tell_stop(self) -> None:
-        self._console.print("\nstopping after this step; once more Ctrl-C stops at once", highlight=False)
+        # Straight to the descriptor of stderr: the signal may have come in the middle of a print, and Python's buffered
+        # streams raise when a handler enters them again.
+        if not self._console.quiet:
+            with suppress(OSError):
+                os.write(STDERR, b"\nstopping after this step; once more Ctrl-C stops at once\n")
 
 
 def build_model(config: Config, data: Data) -> nn.Module:
