@@ -32,7 +32,7 @@ HEADINGS = (
     "parameters",
     "MACs",
     "ONNX file",
-    "latency p50 [95% interval]",
+    "latency p50, 95% interval",
     "peak memory over runtime",
 )
 
@@ -67,14 +67,14 @@ def main() -> int:
     """Run the steps; 0 if every goal is met, 1 if not, the failing command's exit code if one fails."""
     options = _options()
     run: Path = options.out
-    small, dense = run / "compact.onnx", run / "dense.onnx"
+    small, dense = run / "model.onnx", run / "model-dense.onnx"
     latency, memory = run / "latency.json", run / "memory.json"
     pair = [str(small), "--baseline", str(dense), "--device", "cpu", "--threads", str(options.threads)]
     train = ["compress", "train", "--recipe", str(options.recipe), "--out", str(run), *options.train]
     steps = [
         [*train, *(["--resume"] if (run / "config.toml").exists() else [])],
-        ["compress", "export", str(run), "--onnx", str(dense), "--dense"],
         ["compress", "export", str(run), "--onnx", str(small)],
+        ["compress", "export", str(run), "--onnx", str(dense), "--dense"],
         ["bench", "latency", *pair, "--json", str(latency)],
         ["bench", "memory", *pair, "--json", str(memory)],
     ]
@@ -109,7 +109,7 @@ def table_cells(summary: dict[str, Any], latency: dict[str, Any], memory: dict[s
             f"{summary['parameters'][name]:,}",
             f"{summary['macs'][name]:,}",
             f"{latency[side]['file']['file_bytes']:,} B",
-            f"{time_ms['p50_ms']:.3g} ms [{time_ms['p50_low_ms']:.3g}, {time_ms['p50_high_ms']:.3g}]",
+            f"{time_ms['p50_ms']:.4f} ms [{time_ms['p50_low_ms']:.4f}, {time_ms['p50_high_ms']:.4f}]",
             f"{rss['peak_over_bare_bytes'] / 2**20:.2f} MiB",
         ]
     ratio = latency["ratio"]
@@ -136,9 +136,9 @@ def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[st
         "",
         *(f"    {shlex.join(command)}" for command in steps),
         "",
-        f"| | {' | '.join(HEADINGS)} |",
-        "| --- |" + " ---: |" * len(HEADINGS),
-        *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items()),
+        f"| | {' | '.join(cells)} |",
+        "| --- |" + " ---: |" * len(cells),
+        *(f"| {' | '.join(row)} |" for row in zip(HEADINGS, *cells.values(), strict=True)),
         "",
         f"- Widths: {_widths(summary)}.",
         f"- Masked and compact outputs differ by at most {summary['max_abs_error']:.2g} on real validation images,",
@@ -184,10 +184,10 @@ def _goals(
 def _table(title: str, cells: dict[str, list[str]]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
-    for name, row in cells.items():
-        table.add_row(name, *row)
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    for heading, *row in zip(HEADINGS, *cells.values(), strict=True):
+        table.add_row(heading, *row)
     return table
 
 

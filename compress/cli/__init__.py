@@ -51,7 +51,7 @@ COMMANDS: dict[str, Command] = {
         "Train with a sparsity penalty, remove the dead channels, verify what is left.",
         (
             "compress train --recipe recipes/digits-demo.toml --out runs/demo",
-            "compress train --model lenet5 --dataset mnist --data-dir data --penalty l0 --granularity coupled",
+            "compress train --recipe recipes/lenet5-mnist-l0.toml --data-dir data --download",
             "compress train --model my_net.py:make --dataset photos/ --image-size 64 --set optimizer.name=adam",
             "compress train --out runs/demo --resume",
         ),

@@ -63,6 +63,7 @@ def train(
     from rich.console import Console
 
     from compress.cli.tables import summary_table
+    from compress.train.config import NO_PENALTY
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
     from compress.train.rundir import saved_recipe
@@ -79,5 +80,10 @@ def train(
         typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
     console.print(summary_table(summary))
+    if config.penalty.name != NO_PENALTY and summary["parameters"]["compact"] == summary["parameters"]["dense"]:
+        typer.echo(
+            f"\nnote: no channel left the network ({summary['dead_share']:.1%} of the penalty's groups are zero); "
+            f"train with a greater --strength (now {config.penalty.strength:g}), or see why with compress inspect"
+        )
     typer.echo(f"\nrun directory: {directory}\nnext:\n  compress inspect {directory}")
     typer.echo(f"  compress export {directory} --onnx model.onnx")

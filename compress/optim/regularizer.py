@@ -110,6 +110,9 @@ class Regularizer:
     def prox_(self, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step that belongs to the optimiser's last step; call it right after ``optimizer.step()``.
 
+        Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification: at
+        momentum 0.9 gradients weigh ten times as much in the long run, and a strength acts like a tenth of it at 0.
+
         Raises:
             ConfigError: the optimiser's type has no metric, or it does not train a parameter of the groups.
         """
@@ -128,7 +131,15 @@ class Regularizer:
 
         It passes through the optimiser's momentum and scaling, as in network slimming, and makes no weight exactly 0.
         After ``freeze_()`` it adds nothing.
+
+        Raises:
+            ConfigError: the penalty's derivative is 0 (L0), so that this would do nothing.
         """
+        if not self.penalty.pulls:
+            raise ConfigError(
+                f"the derivative of {type(self.penalty).__name__} is 0 wherever it exists: as a subgradient it does "
+                "nothing; call prox_(optimizer) after the step instead."
+            )
         if self._frozen is not None:
             return
         if self.groups.slices:

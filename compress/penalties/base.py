@@ -32,6 +32,9 @@ class Penalty(ABC):
     default_group_weights: ClassVar[str] = "none"
     """How groups of different size are weighted unless the caller says otherwise (see ``compress.groups``)."""
 
+    pulls: ClassVar[bool] = True
+    """Whether the derivative moves anything; a penalty whose derivative is 0 acts through its proximal step alone."""
+
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength) or self.strength < 0:
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ class L0(Penalty):
     for sparse approximations", with the 1/2 of our convention). Survivors are not shrunk. Its derivative is zero
     wherever it exists: L0 acts through the proximal step alone.
     """
+
+    pulls: ClassVar[bool] = False
 
     def value(self, z: Tensor) -> Tensor:  # noqa: D102
         return self.strength * (z > 0).to(z.dtype)

@@ -182,6 +182,16 @@ class PenaltySection(Section):
     warmup_epochs: NotNegative = 0.0
     epochs: PositiveInt | None = None
 
+    @field_validator("mode")
+    @classmethod
+    def _acts(cls, mode: str, info: ValidationInfo) -> str:
+        from compress.penalties import PENALTIES
+
+        name = info.data.get("name")  # absent when the name itself is at fault
+        if mode == "subgradient" and name in PENALTIES and not PENALTIES[name].pulls:
+            raise ValueError(f'the derivative of {name} is 0: it acts through mode "prox" alone')
+        return mode
+
 
 class OptimizerSection(Section):
     """``[optimizer]``: the update rule.

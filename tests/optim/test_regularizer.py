@@ -336,3 +336,9 @@ def test_what_cannot_be_built_is_refused(
 
 def test_it_is_the_packages_own_name(net: Net) -> None:
     assert compress.Regularizer is Regularizer
+
+
+def test_a_penalty_without_derivative_refuses_to_act_as_a_subgradient(net: Net) -> None:
+    reg = Regularizer(net, "l0", "weight", 1.0)
+    with pytest.raises(ConfigError, match="prox_"):
+        reg.add_subgradient_()

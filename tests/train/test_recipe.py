@@ -147,3 +147,9 @@ def test_the_repositorys_recipes_are_valid():
     for recipe in recipes:
         # A folder that the reader has yet to make is the one thing that may be missing.
         assert resolve(recipe, {"data.name": "digits"}).model.name
+
+
+def test_l0_is_refused_as_a_subgradient():
+    [fault] = faults_of({**GIVEN, "penalty.name": "l0", "penalty.mode": "subgradient"})
+    assert fault.startswith("penalty.mode")
+    assert "derivative" in fault

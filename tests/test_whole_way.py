@@ -1,0 +1,97 @@
+"""Train, compact, export, latency, memory: through the commands that people type, on real images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PARITY_TOLERANCE = 1e-4  # what `compress export` promises, relative to the largest output
+AGREEMENT_TOLERANCE = 1e-5  # masked against compact network, float32
+
+
+def pipeline(recipe: str, out: Path, *train: str) -> str:
+    command = [sys.executable, str(ROOT / "experiments" / "pipeline.py"), "--recipe", str(ROOT / "recipes" / recipe)]
+    done = subprocess.run(
+        [*command, "--out", str(out), "--", *train], capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def check_run(run: Path) -> None:
+    """Everything that the table says, held against the files."""
+    from compress.train.rundir import open_run
+
+    opened = open_run(run)
+    summary = opened.summary
+    compact, masked = opened.model(), opened.dense_model()
+    assert type(compact) is type(masked)
+    assert summary["parameters"]["compact"] == sum(p.numel() for p in compact.parameters())
+    assert summary["parameters"]["compact"] < summary["parameters"]["dense"]
+    assert summary["macs"]["compact"] < summary["macs"]["dense"]
+    images = opened.validation_batch(64)
+    with torch.no_grad():
+        expected, got = masked(images), compact(images)
+    assert float((expected - got).abs().max()) <= AGREEMENT_TOLERANCE * max(1.0, float(expected.abs().max()))
+    # one image may fall on another side of a tie that rounding breaks
+    count = summary["images"]["validation"]
+    assert abs(summary["accuracy"]["validation"]["masked"] - summary["accuracy"]["validation"]["compact"]) <= 1 / count
+    for name, network in (("model.onnx", compact), ("model-dense.onnx", masked)):
+        model = onnx.load(run / name)
+        onnx.checker.check_model(model, full_check=True)
+        facts = {entry.key: entry.value for entry in model.metadata_props}
+        assert facts["run_hash"] == opened.hash
+        session = onnxruntime.InferenceSession(run / name, providers=["CPUExecutionProvider"])
+        for image in images[:8]:
+            (onnx_out,) = session.run(None, {session.get_inputs()[0].name: image[None].numpy()})
+            with torch.no_grad():
+                torch_out = network(image[None]).numpy()
+            assert np.abs(onnx_out - torch_out).max() <= PARITY_TOLERANCE * np.abs(torch_out).max()
+    latency = json.loads((run / "latency.json").read_text())
+    assert latency["format"] == "bench-report"
+    assert latency["model"]["latency"]["samples"] >= 200
+    assert 0 < latency["ratio"]["low"] <= latency["ratio"]["value"] <= latency["ratio"]["high"]
+    memory = json.loads((run / "memory.json").read_text())
+    assert memory["model"]["file"]["file_bytes"] == (run / "model.onnx").stat().st_size
+    assert memory["ratios"]["file_bytes"] < 1
+
+
+def test_digits(tmp_path: Path) -> None:
+    """The demo's recipe, cut short."""
+    out = tmp_path / "run"
+    printed = pipeline("digits-demo.toml", out, "--epochs", "3", "--set", "penalty.warmup_epochs=1")
+    assert "$ compress train" in printed
+    assert "compact / dense" in printed
+    check_run(out)
+
+
+def test_resnet20_on_cifar10_jpeg(tmp_path: Path, cifar10_jpeg: Path) -> None:
+    """Residual additions, 2,000 images, two epochs: the path, not the accuracy."""
+    out = tmp_path / "run"
+    options = ["--data-dir", str(cifar10_jpeg), "--limit", "2000", "--epochs", "2"]
+    pipeline(
+        "resnet20-cifar10jpeg.toml", out, *options, "--penalty", "l0", "--strength", "3", "--set", "optimizer.lr=0.05"
+    )
+    check_run(out)
+
+
+@pytest.mark.parametrize("step", ["export", "inspect"])
+def test_the_next_command_after_an_unfinished_run_says_what_to_do(tmp_path: Path, step: str) -> None:
+    options = ["--onnx", str(tmp_path / "x.onnx")] if step == "export" else []
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "compress"), step, str(tmp_path), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) in done.stderr
+    assert not (tmp_path / "x.onnx").exists()
