@@ -3,8 +3,9 @@
     python experiments/pipeline.py --recipe recipes/digits-demo.toml --out runs/demo
 
 Every step is one of the commands that people run, printed before it runs. The figures of the table come from the files
-that these commands write; ``--markdown FILE`` keeps the table with the commands that made it. With goals
-(``--min-test-accuracy`` and the like) the exit code is 1 where one is missed.
+that these commands write; ``--markdown FILE`` keeps the table with the commands that made it, ``--insert FILE`` puts it between the
+marks ``<!-- demo -->`` and ``<!-- /demo -->`` of a document. With goals (``--min-test-accuracy`` and the like) the exit
+code is 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COMMANDS = Path(sys.executable).parent
 """Where the console scripts of this very environment lie."""
 
 ROWS = ("dense", "compact")
+MARKS = ("<!-- demo -->", "<!-- /demo -->")
 HEADINGS = (
     "test accuracy",
     "parameters",
@@ -94,6 +96,8 @@ def main() -> int:
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(markdown(steps, cells, facts, goals), encoding="utf-8")
+    if options.insert:
+        insert(options.insert, markdown_table(cells))
     return 0 if all(goal.met for goal in goals) else 1
 
 
@@ -136,9 +140,7 @@ def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[st
         "",
         *(f"    {shlex.join(command)}" for command in steps),
         "",
-        f"| | {' | '.join(cells)} |",
-        "| --- |" + " ---: |" * len(cells),
-        *(f"| {' | '.join(row)} |" for row in zip(HEADINGS, *cells.values(), strict=True)),
+        *markdown_table(cells),
         "",
         f"- Widths: {_widths(summary)}.",
         f"- Masked and compact outputs differ by at most {summary['max_abs_error']:.2g} on real validation images,",
@@ -154,6 +156,24 @@ def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[st
     if goals:
         lines += ["", "Goals:", "", *(f"- {goal}" for goal in goals)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(cells: dict[str, list[str]]) -> list[str]:
+    """The table, one line a figure."""
+    return [
+        f"| | {' | '.join(cells)} |",
+        "| --- |" + " ---: |" * len(cells),
+        *(f"| {' | '.join(row)} |" for row in zip(HEADINGS, *cells.values(), strict=True)),
+    ]
+
+
+def insert(document: Path, lines: list[str]) -> None:
+    """Replace what stands between the marks of a document."""
+    head, mark, rest = document.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, tail = rest.partition(MARKS[1])
+    if not mark or not end:
+        sys.exit(f"{document}: expected the marks {MARKS[0]} and {MARKS[1]}")
+    document.write_text("\n".join([head + mark, "", *lines, "", end + tail]), encoding="utf-8")
 
 
 def _widths(summary: dict[str, Any]) -> str:
@@ -211,6 +231,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="run directory; ONNX files and reports go there too")
     parser.add_argument("--threads", type=int, default=1, help="of ONNX Runtime")
     parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--insert", type=Path, help="put the table between the marks of this document")
     parser.add_argument("--min-test-accuracy", type=float)
     parser.add_argument("--max-macs-share", type=float)
     parser.add_argument("--max-parameters-share", type=float)

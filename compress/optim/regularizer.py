@@ -110,8 +110,8 @@ class Regularizer:
     def prox_(self, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step that belongs to the optimiser's last step; call it right after ``optimizer.step()``.
 
-        Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification: at
-        momentum 0.9 gradients weigh ten times as much in the long run, and a strength acts like a tenth of it at 0.
+        Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification:
+        at momentum 0.9 gradients weigh ten times as much in the long run, so that a strength acts like a tenth of it.
 
         Raises:
             ConfigError: the optimiser's type has no metric, or it does not train a parameter of the groups.
