@@ -6,7 +6,7 @@ why; and for every layer that mixes channels, which inputs are proved constant. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -41,12 +41,12 @@ class Operation:
     Attributes:
         name: the op.
         numbers: its numbers, except those that are sizes and follow the number of channels by intent.
-        classes: int64, the classes of channels that its results hold.
+        classes: int64, the classes of channels that its results hold; no part of what makes two operations equal.
     """
 
     name: str
     numbers: tuple[float, ...]
-    classes: Tensor
+    classes: Tensor = field(compare=False)
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...]) -> Chan
 def _conflict(graph: ChannelGraph, after: ChannelGraph | None, plan: Plan, decision: Decision) -> tuple[Tensor, str]:
     """Classes that must not be cut like this, and why."""
     if after is None:
-        return graph.sized & decision.removed, "forward holds its number of channels as a literal"
+        return graph.sized & decision.removed, "forward splits its channels, or holds their number as a literal"
     changed = changed_operations(graph, after)
     if bool(changed.any()):
         return changed, "forward computes with its number of channels"

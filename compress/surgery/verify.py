@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -165,28 +166,34 @@ def changed_operations(original: ChannelGraph, compact: ChannelGraph) -> Tensor:
     """Classes of the original that pass an operation with other numbers in the compact network.
 
     Returns:
-        Bool ``[classes of the original]``; all of them where even the sequence of operations differs.
+        Bool ``[classes of the original]``. Where even the sequence of operations differs, those at the first difference;
+        all of them where the operation holds no channels.
     """
     changed = torch.zeros(original.classes.count, dtype=torch.bool)
-    if [op.name for op in original.operations] != [op.name for op in compact.operations]:
-        return ~changed
-    for before, after in zip(original.operations, compact.operations, strict=True):
-        if before.numbers != after.numbers:
-            changed[before.classes[before.classes >= 0]] = True
+    for before, after in zip_longest(original.operations, compact.operations):
+        if before is not None and before == after:
+            continue
+        held = original.operations[-1].classes if before is None else before.classes
+        changed[held[held >= 0]] = True
+        if not bool((held >= 0).any()):
+            return torch.ones_like(changed)
+        if before is None or after is None or before.name != after.name:
+            break
     return changed
 
 
 def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
-    """Classes of the original whose channels meet others in the compact network.
+    """Classes of the original whose channels meet others in the compact network, or no longer meet each other.
 
-    Every index of every parameter of the compact network comes from a known class of the original. Wherever the
-    compact network ties two indices together, they must come from one class.
+    Every index of every parameter of the compact network comes from a known class of the original. Its classes must
+    group the indices as the original's do: where they are coarser the wrong channels meet, where they are finer a
+    single channel is broadcast over many.
 
     Returns:
         Bool ``[classes of the original]``.
     """
     conflict = torch.zeros(original.classes.count, dtype=torch.bool)
-    before, after = [], []
+    before, after = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
     for name, dims in original.classes.parameters.items():
         for dim, classes in dims.items():
             now = compact.classes.parameters.get(name, {}).get(dim)
@@ -198,13 +205,19 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
             else:
                 before.append(classes)
                 after.append(now)
-    if before:
-        source, target = torch.cat(before), torch.cat(after)
-        low = torch.full((compact.classes.count,), original.classes.count).scatter_reduce(0, target, source, "amin")
-        high = torch.full((compact.classes.count,), -1).scatter_reduce(0, target, source, "amax")
-        mixed = (low != high)[target]
-        conflict[source[mixed]] = True
+    source, target = torch.cat(before), torch.cat(after)
+    conflict[source[_several(source, target) | _several(target, source)]] = True
     return conflict
+
+
+def _several(values: Tensor, keys: Tensor) -> Tensor:
+    """Bool: where the key of an entry occurs with more than one value."""
+    if not keys.numel():
+        return torch.empty(0, dtype=torch.bool)
+    size = int(keys.max()) + 1
+    low = torch.full((size,), int(values.max()) + 1).scatter_reduce(0, keys, values, "amin")
+    high = torch.full((size,), -1).scatter_reduce(0, keys, values, "amax")
+    return (low != high)[keys]
 
 
 def random_inputs(

@@ -40,7 +40,7 @@ def test_a_literal_number_of_features_is_kept(net, randomise_, kill_, compact_ex
     kill_(model.a, [0, 1])
     kill_(model.b, [2])
     result = compact_exactly(model, X)
-    assert kept_with(result, "b") == "1 channel: forward holds its number of channels as a literal"
+    assert kept_with(result, "b") == "1 channel: forward splits its channels, or holds their number as a literal"
     assert result.report.layers["a"].after == 4
 
 
@@ -208,7 +208,7 @@ def test_option_a_shortcuts(net, randomise_, kill_, compact_exactly):
     kill_(model.b, [0, 3])
     result = compact_exactly(model, X, Y)
     assert (result.report.layers["a"].after, result.report.layers["b"].after) == (3, 7)
-    assert result.report.kept == {"b": "1 channel: forward holds its number of channels as a literal"}
+    assert result.report.kept == {"b": "1 channel: forward splits its channels, or holds their number as a literal"}
 
 
 def test_pruning_masks_are_baked_into_plain_weights(net, randomise_, compact_exactly):
@@ -291,3 +291,25 @@ def test_boolean_and_several_outputs(net, randomise_, kill_):
     result = compact(model, (X,))
     assert torch.equal(result.model(X)["positive"][0], model(X)["positive"][0])
     assert result.report.layers["a"].after == 4
+
+
+def test_a_single_channel_must_not_be_broadcast_over_many(net, randomise_, kill_, compact_exactly):
+    """One of two chunks of one channel each, times two channels, runs: but it is no longer the same product."""
+
+    def run(m, x):
+        return pooled(m, m.a(x).chunk(2, 1)[0] * torch.sigmoid(m.b(x)))
+
+    model = randomise_(net(run, a=conv(3, 4), b=conv(3, 2), head=nn.Linear(2, 2)))
+    kill_(model.a, [2, 3])
+    result = compact_exactly(model, X, Y)
+    assert kept_with(result, "a").startswith("2 channels: cut unevenly")
+
+
+def test_a_number_of_channels_in_a_created_tensor_is_kept(net, randomise_, kill_, compact_exactly):
+    def run(m, x):
+        y = F.relu(m.a(x))
+        return pooled(m, y / y.new_full((1, 1, 1, 1), y.shape[1]) + torch.ones(1, dtype=y.dtype) * y.shape[1])
+
+    model = randomise_(net(run, a=conv(3, 6), head=nn.Linear(6, 2)))
+    kill_(model.a, [0, 1])
+    assert "computes with" in kept_with(compact_exactly(model, X, Y), "a")

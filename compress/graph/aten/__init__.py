@@ -118,7 +118,8 @@ class _State:
 
 def _operation(node: fx.Node, labels: LabelFlow, classes: Classes) -> Operation:
     """Whole numbers are sizes, except in arithmetic: a forward that divides by its number of channels, say."""
-    kinds = (int, float) if labels.rules.get(base_name(node)) is meet else float
+    arithmetic = labels.rules.get(base_name(node)) is meet or base_name(node) in ("full", "full_like", "new_full")
+    kinds = (int, float) if arithmetic else float
     numbers = tuple(float(a) for a in (*node.args, *node.kwargs.values()) if isinstance(a, kinds))
     held = [classes.of(field.data).flatten() for field in fields_in(labels.env[node])]
     return Operation(

@@ -342,8 +342,9 @@ def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     return map_result(node, lambda shape: Field(data, shape))
 
 
-SIZED = frozenset(("view", "reshape", "_unsafe_view", "expand", "split", "split_with_sizes", "unflatten", "repeat"))
-"""Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal."""
+_SIZED = "view reshape _unsafe_view expand split split_with_sizes chunk unbind unflatten repeat pixel_shuffle channel_shuffle"
+SIZED = frozenset(_SIZED.split())
+"""Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal, or that need a multiple."""
 
 SLICES = frozenset(("slice", "select", "narrow"))
 """The same, where they work along the channels."""

@@ -117,7 +117,7 @@ def test_chunk_and_split_are_followed(net):
     a, b = classes(graph, "a.weight"), classes(graph, "b.weight")
     assert a[:2] == a[2:]
     assert classes(graph, "head.weight", 1) == a[:2] + b[1:] + b[:1]
-    assert graph.sized[graph.classes.parameters["a.weight"][0]].tolist() == [False] * 4
+    assert graph.sized[graph.classes.parameters["a.weight"][0]].tolist() == [True] * 4
     assert graph.sized[graph.classes.parameters["b.weight"][0]].tolist() == [True] * 4
 
 
