@@ -166,8 +166,8 @@ def changed_operations(original: ChannelGraph, compact: ChannelGraph) -> Tensor:
     """Classes of the original that pass an operation with other numbers in the compact network.
 
     Returns:
-        Bool ``[classes of the original]``. Where even the sequence of operations differs, those at the first difference;
-        all of them where the operation holds no channels.
+        Bool ``[classes of the original]``. Where even the sequence of operations differs, those at the first
+        difference; all of them where the operation holds no channels.
     """
     changed = torch.zeros(original.classes.count, dtype=torch.bool)
     for before, after in zip_longest(original.operations, compact.operations):

@@ -308,7 +308,7 @@ def test_a_single_channel_must_not_be_broadcast_over_many(net, randomise_, kill_
 def test_a_number_of_channels_in_a_created_tensor_is_kept(net, randomise_, kill_, compact_exactly):
     def run(m, x):
         y = F.relu(m.a(x))
-        return pooled(m, y / y.new_full((1, 1, 1, 1), y.shape[1]) + torch.ones(1, dtype=y.dtype) * y.shape[1])
+        return pooled(m, y * y.new_full((1, 1, 1, 1), y.shape[1]) * (torch.ones(1, dtype=y.dtype) * y.shape[1]))
 
     model = randomise_(net(run, a=conv(3, 6), head=nn.Linear(6, 2)))
     kill_(model.a, [0, 1])

@@ -342,7 +342,10 @@ def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     return map_result(node, lambda shape: Field(data, shape))
 
 
-_SIZED = "view reshape _unsafe_view expand split split_with_sizes chunk unbind unflatten repeat pixel_shuffle channel_shuffle"
+_SIZED = (
+    "view reshape _unsafe_view expand split split_with_sizes chunk unbind unflatten repeat pixel_shuffle "
+    "channel_shuffle"
+)
 SIZED = frozenset(_SIZED.split())
 """Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal, or that need a multiple."""
 
