@@ -3,9 +3,9 @@
     python experiments/pipeline.py --recipe recipes/digits-demo.toml --out runs/demo
 
 Every step is one of the commands that people run, printed before it runs. The figures of the table come from the files
-that these commands write; ``--markdown FILE`` keeps the table with the commands that made it, ``--insert FILE`` puts it between the
-marks ``<!-- demo -->`` and ``<!-- /demo -->`` of a document. With goals (``--min-test-accuracy`` and the like) the exit
-code is 1 where one is missed.
+that these commands write. ``--markdown FILE`` keeps the table with the commands that made it; ``--insert FILE`` puts it
+between the marks ``<!-- demo -->`` and ``<!-- /demo -->`` of a document. With goals (``--min-test-accuracy`` and the
+like) the exit code is 1 where one is missed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ HEADINGS = (
     "parameters",
     "MACs",
     "ONNX file",
-    "latency p50, 95% interval",
-    "peak memory over runtime",
+    "latency p50",
+    "its 95% interval",
+    "peak memory",
 )
 
 
@@ -94,6 +95,7 @@ def main() -> int:
     for goal in goals:
         print(goal)
     if options.markdown:
+        steps[0] = train  # continuing a finished run only reads it
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(markdown(steps, cells, facts, goals), encoding="utf-8")
     if options.insert:
@@ -113,15 +115,17 @@ def table_cells(summary: dict[str, Any], latency: dict[str, Any], memory: dict[s
             f"{summary['parameters'][name]:,}",
             f"{summary['macs'][name]:,}",
             f"{latency[side]['file']['file_bytes']:,} B",
-            f"{time_ms['p50_ms']:.4f} ms [{time_ms['p50_low_ms']:.4f}, {time_ms['p50_high_ms']:.4f}]",
+            f"{time_ms['p50_ms']:.4f} ms",
+            f"{time_ms['p50_low_ms']:.4f} - {time_ms['p50_high_ms']:.4f}",
             f"{rss['peak_over_bare_bytes'] / 2**20:.2f} MiB",
         ]
     ratio = latency["ratio"]
-    rows["compact / dense"] = [
+    rows["ratio"] = [
         "",
         *(f"{summary[key]['compact'] / summary[key]['dense']:.1%}" for key in ("parameters", "macs")),
         f"{latency['model']['file']['file_bytes'] / latency['baseline']['file']['file_bytes']:.1%}",
-        f"{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]",
+        f"{ratio['value']:.3f}",
+        f"{ratio['low']:.3f} - {ratio['high']:.3f}",
         f"{memory['ratios']['peak_over_bare_bytes']:.1%}",
     ]
     return rows
@@ -203,7 +207,7 @@ def _goals(
 
 def _table(title: str, cells: dict[str, list[str]]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name in cells:
         table.add_column(name, justify="right", no_wrap=True)
     for heading, *row in zip(HEADINGS, *cells.values(), strict=True):

@@ -68,7 +68,7 @@ def test_digits(tmp_path: Path) -> None:
     out = tmp_path / "run"
     printed = pipeline("digits-demo.toml", out, "--epochs", "3", "--set", "penalty.warmup_epochs=1")
     assert "$ compress train" in printed
-    assert "compact / dense" in printed
+    assert "latency p50" in printed
     check_run(out)
 
 
