@@ -46,10 +46,10 @@ lenet5-mnist: setup ## LeNet-5 on MNIST ($DATA/MNIST/raw), some ten minutes; wri
 	    --max-parameters-share 0.15 --max-latency-ratio 1 -- --data-dir $(DATA)
 
 resnet20-cifar10jpeg: setup ## ResNet-20 on 2,000 images for two epochs: the path, not the accuracy
-	mkdir -p $(RUNS)/data && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/data --skip-old-files
+	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/pipeline.py --recipe recipes/resnet20-cifar10jpeg.toml --out $(RUNS)/resnet20-look \
 	    --markdown docs/results/resnet20-cifar10jpeg-path.md -- \
-	    --data-dir $(RUNS)/data/cifar10-jpeg --limit 2000 --epochs 2
+	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

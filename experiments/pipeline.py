@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def main() -> int:
             return code
     facts = {"summary": _read(run / "summary.json"), "latency": _read(latency), "memory": _read(memory)}
     cells = table_cells(**facts)
-    Console().print(_table(f"{facts['summary']['model']} on {_short(facts['summary']['dataset'])}", cells))
+    Console().print(_table(title(facts["summary"], run), cells))
     print(f"{time.monotonic() - started:.0f} s in all; {_verdict(facts['latency'])}")
     goals = _goals(options, **facts)
     for goal in goals:
@@ -97,7 +98,9 @@ def main() -> int:
     if options.markdown:
         steps[0] = train  # continuing a finished run only reads it
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(steps, cells, facts, goals), encoding="utf-8")
+        options.markdown.write_text(
+            markdown(title(facts["summary"], run), steps, cells, facts, goals), encoding="utf-8"
+        )
     if options.insert:
         insert(options.insert, markdown_table(cells))
     return 0 if all(goal.met for goal in goals) else 1
@@ -131,14 +134,16 @@ def table_cells(summary: dict[str, Any], latency: dict[str, Any], memory: dict[s
     return rows
 
 
-def markdown(steps: list[list[str]], cells: dict[str, list[str]], facts: dict[str, Any], goals: list[Goal]) -> str:
+def markdown(
+    heading: str, steps: list[list[str]], cells: dict[str, list[str]], facts: dict[str, Any], goals: list[Goal]
+) -> str:
     """The table with what it takes to make it again."""
     summary, latency = facts["summary"], facts["latency"]
     host, settings = latency["host"], latency["settings"]
     exact, accuracy = summary["report"]["max_exact_error"], summary["accuracy"]["test"]
     samples, isa = latency["model"]["latency"]["samples"], " ".join(host["isa"])
     lines = [
-        f"# {summary['model']} on {_short(summary['dataset'])}",
+        f"# {heading}",
         "",
         "Printed by:",
         "",
@@ -220,8 +225,11 @@ def _verdict(latency: dict[str, Any]) -> str:
     return f"compact is {latency['verdict']} (95% interval of the latency ratio over {runs} processes)"
 
 
-def _short(dataset: str) -> str:
-    return Path(dataset).name
+def title(summary: dict[str, Any], run: Path) -> str:
+    """What was trained on what; a folder of images goes by its own name."""
+    data = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["data"]
+    dataset = data["dir"] if data["name"] == "folder" else data["name"]
+    return f"{summary['model']} on {Path(dataset).name}"
 
 
 def _read(path: Path) -> dict[str, Any]:

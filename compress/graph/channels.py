@@ -62,6 +62,7 @@ class ChannelGraph:
         operations: every operation, in the order of the computation.
         macs: multiply-accumulates of convolutions, linear layers and matrix products for the example inputs as given.
         layer_macs: state name of a layer's weight -> the layer's share of them, over all its uses.
+        constant_output: whether the network returns the same for every input.
     """
 
     classes: Classes
@@ -72,6 +73,7 @@ class ChannelGraph:
     operations: tuple[Operation, ...]
     macs: int
     layer_macs: dict[str, int]
+    constant_output: bool
 
     def out_slices(self) -> dict[tuple[str, int], Tensor]:
         """(parameter or buffer, dimension) -> class of each index, where the index *is* a channel of that class.

@@ -102,12 +102,14 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
         A network of the same class, equal to ``model`` in evaluation mode, with plan and report.
 
     Raises:
-        ModelError: the model can't be traced.
+        ModelError: the model can't be traced, or its output does not depend on its input.
         VerificationError: the compact network computes something else. It is not returned.
     """
     with torch.no_grad():
         plain = baked_copy(model)
         graph = channel_graph(plain, example_inputs)
+        if graph.constant_output:
+            raise ModelError(_nothing_left(graph, type(model).__name__))
         cut, agreements = _certified_cut(model, plain, graph, example_inputs)
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
@@ -126,6 +128,21 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
         layers=_widths(graph, cut),
     )
     return CompactResult(cut.model, plan, report)
+
+
+def _nothing_left(graph: ChannelGraph, name: str) -> str:
+    empty = [
+        weight.removesuffix(".weight")
+        for weight, dim in graph.out_slices()
+        if dim == 0 and graph.tensors[weight].ndim > 1 and not bool((graph.tensors[weight] != 0).any())
+    ]
+    where = (
+        f"no filter is left in {len(empty)} layers, {', '.join(empty[:3])} ..." if empty else "nothing passes through"
+    )
+    return (
+        f"{name} returns the same output for every input: {where}. There is nothing to compact; "
+        "train again with a smaller strength."
+    )
 
 
 @dataclass(frozen=True)

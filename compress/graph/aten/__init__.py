@@ -49,6 +49,7 @@ def channel_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Chann
         operations=tuple(_operation(n, labels, classes) for n in traced.graph.nodes if n.op == "call_function"),
         macs=sum(_node_macs(node) for node in traced.graph.nodes),
         layer_macs=_layer_macs(traced),
+        constant_output=values.constant_output,
     )
 
 

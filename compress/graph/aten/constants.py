@@ -30,21 +30,29 @@ from compress.graph.aten.ops import (
     spatial_dims,
 )
 from compress.graph.aten.trace import DROPOUT, Trace, functional
-from compress.graph.aten.walk import Value, Walk, execute, map_result, shape_of
+from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.field import Field
 
 
 class ConstantFlow(Walk):
-    """Runs the graph on values; ``env[node]`` is a float64 ``Field`` (or a tuple) with NaN for unknown."""
+    """Runs the graph on values; ``env[node]`` is a float64 ``Field`` (or a tuple) with NaN for unknown.
+
+    At the end ``constant_output`` tells whether every output of the network is known.
+    """
 
     def __init__(self, trace: Trace):
         super().__init__(trace)
         self.rules = RULES
+        self.constant_output = False
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
         if node.name in self.trace.tensors:
             return self.trace.tensors[node.name][1].cpu()
         return self.unknown(node, (), {})
+
+    def output(self, node: fx.Node) -> None:  # noqa: D102
+        results = fields_in(tree_map_only(fx.Node, self.env.__getitem__, node.args))
+        self.constant_output = bool(results) and not any(bool(field.data.isnan().any()) for field in results)
 
     def unknown(self, node: fx.Node, _args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
         """The result depends on the input, as far as we can tell."""
