@@ -136,9 +136,8 @@ def _nothing_left(graph: ChannelGraph, name: str) -> str:
         for weight, dim in graph.out_slices()
         if dim == 0 and graph.tensors[weight].ndim > 1 and not bool((graph.tensors[weight] != 0).any())
     ]
-    where = (
-        f"no filter is left in {len(empty)} layers, {', '.join(empty[:3])} ..." if empty else "nothing passes through"
-    )
+    named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more layers" if len(empty) > 3 else "")
+    where = f"no filter is left in {named}" if empty else "nothing passes through"
     return (
         f"{name} returns the same output for every input: {where}. There is nothing to compact; "
         "train again with a smaller strength."
