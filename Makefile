@@ -8,7 +8,7 @@ COMPRESS_TEST_DATA ?= $(DATA)
 export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-results test lint types check clean lenet5-mnist resnet20-cifar10jpeg
+.PHONY: help setup demo demo-results test test-slow lint types check clean lenet5-mnist resnet20-cifar10jpeg
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -25,6 +25,9 @@ demo: setup ## train, compact, export and benchmark on the embedded digits, in a
 
 test: setup ## the whole test suite
 	$(BIN)/pytest
+
+test-slow: setup ## what takes minutes: 500 random networks through surgery
+	$(BIN)/pytest -m slow
 
 lint: setup ## ruff: errors, style and format
 	$(BIN)/ruff check .

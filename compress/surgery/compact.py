@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError, VerificationError
+from compress.files import write_json
 from compress.graph import ChannelGraph, channel_graph
 from compress.surgery.apply import apply_, make_plan
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.dead import Decision, dead_by_weight, find_dead
-from compress.surgery.plan import Plan, weights_hash, write_text
+from compress.surgery.plan import Plan, weights_hash
 from compress.surgery.verify import Agreement, certify, changed_operations, mixed_channels
 
 
@@ -78,7 +78,7 @@ class CompactReport:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; the file appears whole or not at all."""
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_json(Path(path), self.to_dict())
 
 
 @dataclass(frozen=True)

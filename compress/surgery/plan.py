@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
+from compress.files import write_atomic, write_json
 from compress.graph.modules import SLICEABLE, owners
 
 FORMAT = "compress-plan"
@@ -71,8 +72,7 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON; the file appears whole or not at all."""
-        document = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)}
-        write_text(Path(path), json.dumps(document, indent=1) + "\n")
+        write_json(Path(path), {"format": FORMAT, "version": VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -196,14 +196,14 @@ def put_weights_(model: nn.Module, state: Mapping[str, Tensor], *, source: str) 
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the state of ``model`` as safetensors; the file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the state of ``model`` as safetensors; the file appears whole or not at all.
+
+    Raises:
+        CheckpointError: the file can't be written.
+    """
+    # tied weights share memory, which safetensors refuses
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomic(Path(path), lambda temporary: save_file(tensors, temporary))
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -227,13 +227,3 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from compress.errors import CheckpointError
-from compress.train.files import write_atomic
+from compress.files import write_atomic
 
 FORMAT = 1
 """Raised when the keys below change their meaning; older files are refused, not guessed at."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from torch import nn
 import compress
 from compress.data import Data, Split
 from compress.errors import VerificationError
-from compress.surgery import plan
+from compress.files import write_json
+from compress.surgery import save_weights
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
-from compress.train.files import write_atomic, write_json
 from compress.train.inputs import Inputs
 from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, run_hash
 
@@ -63,7 +62,7 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
     result = compress.compact(trained.masked, (example,))
     max_abs_error = _check_agreement(trained.masked, result.model, data, inputs)
     save_weights(result.model, directory / MODEL)
-    write_atomic(directory / PLAN, result.plan.save)
+    result.plan.save(directory / PLAN)
 
     models = {"dense": trained.dense, "masked": trained.masked, "compact": result.model}
     report = result.report.to_dict()
@@ -99,15 +98,6 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         "hash": run_hash(directory),
     }
     write_json(directory / SUMMARY, summary)
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all.
-
-    Raises:
-        CheckpointError: The file cannot be written.
-    """
-    write_atomic(path, partial(plan.save_weights, model))
 
 
 def _check_agreement(masked: nn.Module, compact: nn.Module, data: Data, inputs: Inputs) -> float:

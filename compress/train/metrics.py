@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CheckpointError
-from compress.train.files import write_text
+from compress.files import write_text
 
 Record = dict[str, Any]
 

@@ -15,10 +15,11 @@ from torch import nn
 
 from compress.data import Data
 from compress.errors import CheckpointError, ConfigError
+from compress.files import write_text
 from compress.models import build
+from compress.surgery import save_weights
 from compress.train.config import NO_PENALTY, Config
-from compress.train.files import write_text
-from compress.train.finish import Trained, finish, save_weights
+from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.interrupt import StopRequest
 from compress.train.learner import Learner, build_learner

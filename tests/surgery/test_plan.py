@@ -88,9 +88,9 @@ def test_a_write_that_fails_leaves_nothing(saved, tmp_path):
     target = tmp_path / "taken"
     target.mkdir()
     for save in (result.plan.save, lambda path: save_weights(result.model, path), result.report.save):
-        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the system
+        with pytest.raises(CheckpointError, match="cannot write"):
             save(target)
-    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "taken", "weights.safetensors"]
 
 
 def test_a_plan_of_another_version_is_refused(saved):

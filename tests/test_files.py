@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from compress.errors import CheckpointError
-from compress.train.files import write_atomic, write_json, write_text
+from compress.files import write_atomic, write_json, write_text
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_content_alone(tmp_path: Path):
