@@ -19,6 +19,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         CheckpointError: The file cannot be written (the disk is full, the directory is gone or read-only).
     """
+    if path.is_dir() or not path.name:
+        raise CheckpointError(f"cannot write {path}: it is a folder; give the name of a file in it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

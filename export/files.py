@@ -21,7 +21,6 @@ def require_writable(path: Path) -> None:
     Raises:
         ExportError: The path is a folder, or its folder is missing or does not take a new file.
     """
-    probe = _beside(path)
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()  # the probe's name is short: this one may be too long for the file system
@@ -29,6 +28,7 @@ def require_writable(path: Path) -> None:
             raise ExportError(f"{path} is a folder; give the name of a file, for example {path / 'model.onnx'}")
         if not path.parent.is_dir():
             raise ExportError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+        probe = _beside(path)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:

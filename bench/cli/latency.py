@@ -97,9 +97,9 @@ def verdict_line(report: LatencyReport) -> str:
     if ratio is None:
         return ""
     if ratio.verdict == "faster":
-        return f"the model is faster than its baseline: {1 / ratio.high:.3g} to {1 / ratio.low:.3g} times"
+        return f"the model is faster than its baseline: {1 / ratio.high:.4g} to {1 / ratio.low:.4g} times"
     if ratio.verdict == "slower":
-        return f"the model is slower than its baseline: it takes {ratio.low:.3g} to {ratio.high:.3g} times as long"
+        return f"the model is slower than its baseline: it takes {ratio.low:.4g} to {ratio.high:.4g} times as long"
     return (
         f"the model is not distinguishable from its baseline: the interval {ratio.low:.3f} to {ratio.high:.3f} holds 1"
     )

@@ -59,8 +59,8 @@ def model_rows(name: str, *, image_size: int, channels: int, classes: int) -> li
     graph = channel_graph(model, (torch.zeros(1, channels, image_size, image_size),))
     free, reasons = graph.free(), graph.classes.reasons
     rows: list[Row] = []
-    for (parameter, _), members in graph.out_slices().items():
-        if graph.tensors[parameter].ndim > 1:
+    for (parameter, dim), members in graph.out_slices().items():
+        if dim == 0 and graph.tensors[parameter].ndim > 1:
             why = {reason for member in members.tolist() for reason in reasons.get(member, ())}
             layer = parameter.removesuffix(".weight")
             rows.append((layer, f"{len(members):,}", f"{int(free[members].sum()):,}", "; ".join(sorted(why))))

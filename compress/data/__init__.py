@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress.data.augment import MIN_STD
 from compress.data.cifar import load_cifar10, load_cifar100
 from compress.data.digits import load_digits
 from compress.data.folder import load_folder
@@ -96,7 +97,7 @@ def load(
         validation=validation,
         load_test=load_test,
         mean=mean,
-        std=std,
+        std=tuple(max(deviation, MIN_STD) for deviation in std),  # what normalise divides by
         image_shape=train.image_shape,
     )
 

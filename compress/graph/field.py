@@ -58,11 +58,6 @@ class Field:
         """Whether entries differ along ``dim``."""
         return self.data.shape[dim] > 1
 
-    def varies_only(self, dim: int) -> bool:
-        """Whether every dimension but ``dim`` is uniform."""
-        dim %= len(self.shape)
-        return all(d == dim or not self.varies(d) for d in range(len(self.shape)))
-
     def vector(self, dim: int) -> Tensor:
         """The entries along ``dim`` (the first ones along every other dimension), shape ``[shape[dim]]``."""
         data = self.data

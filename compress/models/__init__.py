@@ -3,6 +3,7 @@
 A new network is one file here and one line in ``MODELS``.
 """
 
+import copy
 import difflib
 from collections.abc import Callable
 from typing import Protocol
@@ -43,8 +44,8 @@ MODELS: dict[str, Builder] = {
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
     """Build an untrained network that maps images ``[N, in_channels, image_size, image_size]`` to ``[N, num_classes]``.
 
-    Weights are drawn from torch's global generator: seed it for a repeatable network. The network is tried on one black
-    image in eval mode, so that one that does not fit the data is refused here.
+    Weights are drawn from torch's global generator: seed it for a repeatable network. The network is tried on a black
+    image in eval mode, and a copy of it on two in training mode, so that one that does not fit is refused here.
 
     Args:
         name: A key of ``MODELS``, ``torchvision:NAME``, or ``path/file.py:factory`` (see ``from_file``).
@@ -76,16 +77,25 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _check_fits(name: str, model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
-    shape = "x".join(map(str, image_shape))
     training = [module for module in model.modules() if module.training]
+    _try(name, model.eval(), (1, *image_shape), num_classes)  # the model itself, so that lazy layers take their shapes
+    for module in training:
+        module.training = True
+    with torch.random.fork_rng(devices=[]):  # dropout draws numbers, and BatchNorm moves its statistics
+        _try(name, copy.deepcopy(model), (2, *image_shape), num_classes, " in training mode")
+
+
+def _try(name: str, model: nn.Module, shape: tuple[int, ...], num_classes: int, mode: str = "") -> None:
+    images = "x".join(map(str, shape[1:]))
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *image_shape))
+            logits = model(torch.zeros(shape))
     except Exception as error:  # any layer may refuse, and user code may raise anything
-        raise ModelError(f"{name}: does not take {shape} images: {type(error).__name__}: {error}") from error
-    finally:
-        for module in training:
-            module.training = True
-    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        raise ModelError(f"{name}: does not take {images} images{mode}: {type(error).__name__}: {error}") from error
+    expected = (shape[0], num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ModelError(f"{name}: returns {got} for one {shape} image, expected logits of shape [1, {num_classes}]")
+        count = "one" if shape[0] == 1 else str(shape[0])
+        raise ModelError(
+            f"{name}: returns {got} for {count} {images} images{mode}, expected logits of shape {list(expected)}"
+        )

@@ -33,7 +33,7 @@ def build_from_file(name: str, *, num_classes: int, in_channels: int, image_size
     factory = _factory(_run(path), factory_name, path)
     try:
         model = factory(**_accepted(factory, num_classes=num_classes, in_channels=in_channels, image_size=image_size))
-    except Exception as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise ModelError(f"{path}: {factory_name}() raised {_text(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{path}: {factory_name}() returned {type(model).__name__}, expected a torch.nn.Module")
@@ -52,7 +52,7 @@ def _run(path: Path) -> ModuleType:
     try:
         with _first_in_search_path(path.resolve().parent):
             spec.loader.exec_module(module)
-    except Exception as error:  # user code may raise anything, a SyntaxError too
+    except (Exception, SystemExit) as error:  # user code may raise anything, a SyntaxError too
         del sys.modules[module_name]
         raise ModelError(f"{path}: cannot be run: {_text(error)}") from error
     return module
@@ -83,5 +83,5 @@ def _accepted(factory: Callable[..., object], **offered: int) -> dict[str, int]:
     return {key: value for key, value in offered.items() if key in parameters}
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

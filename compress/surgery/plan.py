@@ -18,7 +18,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
@@ -203,7 +203,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     # tied weights share memory, which safetensors refuses
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(Path(path), lambda temporary: save_file(tensors, temporary))
+    write_atomic(Path(path), lambda temporary: temporary.write_bytes(save(tensors)))
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ RANDOM_STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "cuda": (_cuda_state, _set_cuda_state),
     "python": (random.getstate, random.setstate),
 }
-"""Generators that a model's layers may draw from while training: name -> (read, set)."""
+"""Generators that layers draw from while training, torch's and Python's: name -> (read, set)."""
 
 
 def random_state() -> State:

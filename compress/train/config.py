@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NO_PENALTY = "none"
 
@@ -262,6 +271,14 @@ class Config(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _compares_something(self) -> Config:
+        if self.run.dense_baseline and self.penalty.name == NO_PENALTY:
+            raise ValueError(
+                "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
+            )
+        return self
 
     @property
     def out(self) -> Path:

@@ -19,7 +19,7 @@ from compress.surgery import save_weights
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
-from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, run_hash
+from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, file_hash, run_hash
 
 AGREEMENT_TOLERANCE = 1e-5
 """Largest difference of masked and compact outputs on real images, relative to the largest output (or to 1): some ten
@@ -96,6 +96,7 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "hash": run_hash(directory),
+        "masked_hash": file_hash(directory / MASKED),
     }
     write_json(directory / SUMMARY, summary)
 

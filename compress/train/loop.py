@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from compress.data import Data
@@ -21,7 +23,7 @@ from compress.train.interrupt import Interrupted
 from compress.train.learner import DivergenceError, Learner, StepResult
 from compress.train.metrics import MetricsLog, Record
 from compress.train.progress import ProgressView
-from compress.train.rundir import CHECKPOINT, METRICS
+from compress.train.rundir import CHECKPOINT, METRICS, file_hash
 from compress.train.schedule import lr_at, strength_at
 
 CHECKPOINT_INTERVAL_S = 300.0
@@ -77,6 +79,17 @@ class Position:
         self.step, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
 
 
+def origin(config: Config, data: Data) -> dict[str, str]:
+    """What a run starts from beside its recipe, each with a SHA-256: a resumed run must find the same.
+
+    Of the images the labels in their order stand for all: files that come, go or move change them.
+    """
+    file, colon, _ = config.model.name.rpartition(":")
+    found = {"model file": file_hash(Path(file))} if colon and file.endswith(".py") else {}
+    labels = torch.cat((data.train.labels, data.validation.labels)).to(torch.int64)
+    return {**found, "data set": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
+
+
 class Trainer:
     """Trains a learner by a recipe, into a directory.
 
@@ -101,6 +114,7 @@ class Trainer:
         self._checkpoint = directory / CHECKPOINT
         self._log = MetricsLog(directory / METRICS)
         self._saved_at_s = time.monotonic()
+        self._origin = origin(config, data)
 
     @property
     def complete(self) -> bool:
@@ -144,7 +158,14 @@ class Trainer:
             self._log.keep(0)
             return False
         state = load_checkpoint(self._checkpoint)
+        changed = [what for what, now in self._origin.items() if state.get("origin", {}).get(what) != now]
+        if changed:
+            raise CheckpointError(
+                f"the checkpoint {self._checkpoint} was made with another {' and another '.join(changed)}; "
+                "bring the old one back, or start a new run with another --out"
+            )
         try:
+            torch.set_num_threads(state["threads"])  # sums in another order are other sums
             self.learner.load_state_(state)
             self.position = Position(**state["position"])
             self._freeze_when_due()
@@ -155,7 +176,13 @@ class Trainer:
         return True
 
     def _state(self) -> State:
-        return {**self.learner.state(), "position": asdict(self.position), "random": random_state()}
+        return {
+            **self.learner.state(),
+            "position": asdict(self.position),
+            "random": random_state(),
+            "origin": self._origin,
+            "threads": torch.get_num_threads(),
+        }
 
     def _train_epoch(self, view: ProgressView, should_stop: Callable[[], bool]) -> None:
         at = self.position

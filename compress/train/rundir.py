@@ -47,9 +47,14 @@ SUMMARY_FORMAT = 1
 
 def run_hash(directory: Path) -> str:
     """SHA-256 of the compact weights' file followed by the plan's, in hexadecimal."""
+    return file_hash(directory / MODEL, directory / PLAN)
+
+
+def file_hash(*files: Path) -> str:
+    """SHA-256 of the files one after another, in hexadecimal."""
     digest = hashlib.sha256()
-    for name in (MODEL, PLAN):
-        digest.update((directory / name).read_bytes())
+    for file in files:
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -200,8 +205,8 @@ def open_run(path: Path) -> Run:
             f"finish it: compress train --out {path} --resume"
         )
     summary = read_summary(path)
-    if run_hash(path) != summary["hash"]:
-        raise CheckpointError(f"{path}: {MODEL} or {PLAN} is not the file that the run wrote; train it again")
+    if (run_hash(path), file_hash(path / MASKED)) != (summary["hash"], summary["masked_hash"]):
+        raise CheckpointError(f"{path}: {MODEL}, {PLAN} or {MASKED} is not the file that the run wrote; train it again")
     return Run(path, resolve(path / CONFIG), summary)
 
 

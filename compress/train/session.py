@@ -136,7 +136,7 @@ def build_model(config: Config, data: Data) -> nn.Module:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every generator that a layer may draw from."""
+    """Seed torch's generators and Python's."""
     torch.manual_seed(seed)
     random.seed(seed)
 

@@ -31,6 +31,8 @@ def test_bad_places_are_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path, message in (
         (tmp_path, "is a folder"),
+        (Path(), "is a folder"),
+        (Path("/"), "is a folder"),
         (tmp_path / "missing" / "m.onnx", "does not exist"),
         (tmp_path / "file" / "m.onnx", "does not exist"),
         (tmp_path / ("long" * 100), "File name too long"),

@@ -44,8 +44,6 @@ def test_vector_and_where_it_varies():
     assert field.vector(-2).tolist() == [5, 6, 7]
     assert field.varies(1)
     assert not field.varies(0)
-    assert field.varies_only(1)
-    assert not field.varies_only(0)
     assert Field.uniform(9, (2, 3), torch.int64).vector(1).tolist() == [9, 9, 9]
 
 

@@ -74,6 +74,16 @@ def test_materialises_lazy_layers(model_file):
             "net",
             r"returns \[1, 8, 30, 30\] .*expected logits of shape \[1, 10\]",
         ),
+        ("def net(): raise SystemExit(3)", "net", r"net\.py: net\(\) raised SystemExit: 3"),
+        (
+            "class Two(nn.Sequential):\n"
+            "    def forward(self, x):\n"
+            "        y = super().forward(x)\n"
+            "        return (y, y) if self.training else y\n"
+            "def net(): return Two(nn.Flatten(), nn.Linear(3072, 10))",
+            "net",
+            r"returns tuple for 2 3x32x32 images in training mode, expected logits of shape \[2, 10\]",
+        ),
         ("def net(): return nn.Identity()", "a-b", r"net\.py:a-b: expected FILE\.py:factory"),
     ],
 )

@@ -153,3 +153,8 @@ def test_l0_is_refused_as_a_subgradient():
     [fault] = faults_of({**GIVEN, "penalty.name": "l0", "penalty.mode": "subgradient"})
     assert fault.startswith("penalty.mode")
     assert "derivative" in fault
+
+
+def test_a_run_without_penalty_is_its_own_baseline():
+    [fault] = faults_of({**GIVEN, "penalty.name": "none", "run.dense_baseline": True})
+    assert "its own baseline" in fault

@@ -178,7 +178,7 @@ def test_a_missing_gpu_is_refused(tiny: Tiny):
         train(tiny("run.device=cuda"))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "plan.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "plan.json", "masked.safetensors"])
 def test_a_changed_file_is_found_when_the_run_is_opened(tiny: Tiny, name: str):
     config = tiny()
     train(config)
@@ -195,10 +195,25 @@ def test_other_folders_are_no_runs(tmp_path: Path):
         open_run(tmp_path)
 
 
-def test_damaged_masked_weights_are_refused(tiny: Tiny):
-    config = tiny()
+def test_resume_refuses_another_model_file(tiny: Tiny, tmp_path: Path):
+    net = tmp_path / "net.py"
+    net.write_text((Path(__file__).parent / "tiny_net.py").read_text())
+    config = tiny(f"model.name={net}:make")
     train(config)
-    path = config.out / "masked.safetensors"
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(CheckpointError, match=r"masked\.safetensors"):
-        open_run(config.out).dense_model()
+    (config.out / "summary.json").unlink()
+    net.write_text(net.read_text().replace("Dropout(0.2)", "Dropout(0.9)"))
+    with pytest.raises(CheckpointError, match="was made with another model file; bring the old one back"):
+        train(config, resume=True)
+
+
+def test_resume_takes_the_threads_of_the_start(tiny: Tiny):
+    config = tiny()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(config)
+        (config.out / "summary.json").unlink()
+        torch.set_num_threads(2)
+        assert train(config, resume=True)["threads"] == 1
+    finally:
+        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -55,12 +56,16 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings and no logged stack traces of torch.export's own: what fails raises, and we tell it in one line."""
+    """Nothing printed, warned or logged by torch.export itself: what fails raises, and we tell it in one line."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
