@@ -49,6 +49,7 @@ class CompactReport:
         max_exact_error: largest relative difference in float64; ``None`` where the model has no float64 form.
         agreements: every comparison.
         layers: widths by layer.
+        constant_output: whether the network returns the same for every input: so much is dead that nothing is left.
     """
 
     params_before: int
@@ -60,6 +61,7 @@ class CompactReport:
     max_exact_error: float | None
     agreements: tuple[Agreement, ...]
     layers: dict[str, LayerWidth]
+    constant_output: bool
 
     @property
     def kept(self) -> dict[str, str]:
@@ -102,14 +104,12 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
         A network of the same class, equal to ``model`` in evaluation mode, with plan and report.
 
     Raises:
-        ModelError: the model can't be traced, or its output does not depend on its input.
+        ModelError: the model can't be traced.
         VerificationError: the compact network computes something else. It is not returned.
     """
     with torch.no_grad():
         plain = baked_copy(model)
         graph = channel_graph(plain, example_inputs)
-        if graph.constant_output:
-            raise ModelError(_nothing_left(graph, type(model).__name__))
         cut, agreements = _certified_cut(model, plain, graph, example_inputs)
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
@@ -126,22 +126,9 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
         max_exact_error=max(exact) if exact else None,
         agreements=tuple(agreements),
         layers=_widths(graph, cut),
+        constant_output=graph.constant_output,
     )
     return CompactResult(cut.model, plan, report)
-
-
-def _nothing_left(graph: ChannelGraph, name: str) -> str:
-    empty = [
-        weight.removesuffix(".weight")
-        for weight, dim in graph.out_slices()
-        if dim == 0 and graph.tensors[weight].ndim > 1 and not bool((graph.tensors[weight] != 0).any())
-    ]
-    named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more layers" if len(empty) > 3 else "")
-    where = f"no filter is left in {named}" if empty else "nothing passes through"
-    return (
-        f"{name} returns the same output for every input: {where}. There is nothing to compact; "
-        "train again with a smaller strength."
-    )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError, VerificationError
-from compress.graph import channel_graph
-from compress.surgery import compact
+from compress.errors import VerificationError
 from compress.surgery.verify import certify
 
 SEEDS = range(30)
@@ -183,12 +181,6 @@ def check(seed: int, randomise_, kill_free_, compact_exactly) -> None:
         kill_layer_by_layer_(model, seed)
     else:
         killed = kill_free_(model, x, shift=(0.0, 0.3)[seed % 3], seed=seed)
-    if channel_graph(model, (x,)).constant_output:  # so much died that nothing reaches the output
-        with torch.no_grad():
-            assert torch.allclose(model.eval()(x), model(torch.randn_like(x)), rtol=1e-12, atol=1e-12)
-        with pytest.raises(ModelError, match="same output for every input"):
-            compact(model, (x,))
-        return
     result = compact_exactly(model, x, y)
     if seed % 3 == 0:  # whole classes without a shift
         removed = sum(layer.after < layer.before for layer in result.report.layers.values())

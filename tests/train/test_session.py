@@ -217,3 +217,10 @@ def test_resume_takes_the_threads_of_the_start(tiny: Tiny):
         assert train(config, resume=True)["threads"] == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_network_that_died_is_refused_with_what_to_change(tiny: Tiny):
+    config = tiny("penalty.name=l0", "penalty.strength=1e9")
+    with pytest.raises(ModelError, match=r"same output for every image.*smaller penalty\.strength \(now 1e\+09\)"):
+        train(config)
+    assert not (config.out / "summary.json").exists()
