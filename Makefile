@@ -52,7 +52,7 @@ resnet20-cifar10jpeg: setup ## ResNet-20 on 2,000 images for two epochs: the pat
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/pipeline.py --recipe recipes/resnet20-cifar10jpeg.toml --out $(RUNS)/resnet20-look \
 	    --markdown docs/results/resnet20-cifar10jpeg-path.md -- \
-	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2
+	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2 --strength 4
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -30,6 +30,7 @@ def latency_command(
     """Measure inference time, interleaved with a baseline's, with the 95 % interval of their ratio."""
     if json is not None:
         require_writable(json)
+        options.refuse_same(json, model, baseline)
     with console.progress_bar("measuring latency") as progress:
         report = latency(
             model,

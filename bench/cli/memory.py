@@ -29,6 +29,7 @@ def memory_command(
     """Measure file size and resident memory, each model alone in fresh processes."""
     if json is not None:
         require_writable(json)
+        options.refuse_same(json, model, baseline)
     with console.progress_bar("measuring memory") as progress:
         report = memory(
             model,

@@ -45,3 +45,14 @@ def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
             raise BenchError(f"--shape names the input {name!r} twice")
         shapes[name] = shape
     return shapes
+
+
+def refuse_same(json: Path, *models: Path | None) -> None:
+    """Refuse a report in place of a model.
+
+    Raises:
+        BenchError: ``json`` is one of the files to measure.
+    """
+    for model in models:
+        if model is not None and json.exists() and model.exists() and json.samefile(model):
+            raise BenchError(f"--json {json} would overwrite the model; give another name: {json.stem}.json")

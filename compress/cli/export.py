@@ -50,6 +50,8 @@ def export_command(
     from compress.train.rundir import open_run
     from export import ExportError, to_onnx  # the one crossing between the two packages
 
+    if onnx.suffix != ".onnx" and not onnx.is_dir():  # a slip must not overwrite the run's own files
+        raise CompressError(f"--onnx {onnx}: the file's name must end in .onnx")
     opened = open_run(run)
     model = opened.dense_model() if dense else opened.model()
     images = opened.validation_batch(REAL_IMAGES)

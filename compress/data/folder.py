@@ -69,7 +69,9 @@ class FileSplit:
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                image = _eight_bits(file, path).convert("RGB")
+        except DataError:
+            raise
         except Exception as error:  # Pillow's decoders raise many types on damaged files
             raise _unreadable(path, error) from error
         if self._resize:
@@ -155,6 +157,15 @@ def _common_size(first: Path) -> int:
     if width != height:
         raise DataError(f"{first}: is {width}x{height} pixels; set image_size to scale all images to a square")
     return width
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Grey images of 16 bits scaled to 8, which Pillow would clip to white; those of 32 bits have no known scale."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path}: has pixels of 32 bits, whose scale is unknown; save it with 8 or 16 bits a channel")
+    return image
 
 
 def _size(path: Path) -> tuple[int, int]:

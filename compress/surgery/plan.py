@@ -171,7 +171,10 @@ def load(
     state = load_weights(weights)
     if plan.hash_after and weights_hash(state) != plan.hash_after:
         raise CheckpointError(f"{weights}: these are not the weights that the plan was made with (their hash differs).")
-    model = base()
+    model = base() if not isinstance(base, nn.Module) else None
+    if not isinstance(model, nn.Module):
+        got = type(base if model is None else model).__name__
+        raise CheckpointError(f"base: expected a function or class that makes the original network, got {got}.")
     plan.reshape_(model)
     for name, tensor in model.state_dict().items():
         if name in state and state[name].dtype != tensor.dtype:

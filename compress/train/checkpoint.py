@@ -74,7 +74,7 @@ def load_checkpoint(path: Path) -> State:
     Raises:
         CheckpointError: It is missing, truncated, damaged, or of another format.
     """
-    advice = "delete it and start the run again without --resume"
+    advice = "delete it: --resume then starts from the first epoch"
     try:
         # torch does not compare the archive's checksums when it reads; a flipped bit would train on in silence.
         with zipfile.ZipFile(path) as archive:

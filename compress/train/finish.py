@@ -19,7 +19,7 @@ from compress.surgery import CompactReport, save_weights
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
-from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, file_hash, run_hash
+from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, file_hash, model_file, run_hash
 
 AGREEMENT_TOLERANCE = 1e-5
 """Largest difference of masked and compact outputs on real images, relative to the largest output (or to 1): some ten
@@ -70,6 +70,7 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
     models = {"dense": trained.dense, "masked": trained.masked, "compact": result.model}
     report = result.report.to_dict()
     masked_bytes = (directory / MASKED).stat().st_size
+    file = model_file(config)
     summary: dict[str, Any] = {
         "format": SUMMARY_FORMAT,
         "model": config.model.name,
@@ -100,6 +101,7 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "hash": run_hash(directory),
         "masked_hash": file_hash(directory / MASKED),
+        "model_file_hash": None if file is None else file_hash(file),
     }
     write_json(directory / SUMMARY, summary)
 

@@ -23,7 +23,7 @@ from compress.train.interrupt import Interrupted
 from compress.train.learner import DivergenceError, Learner, StepResult
 from compress.train.metrics import MetricsLog, Record
 from compress.train.progress import ProgressView
-from compress.train.rundir import CHECKPOINT, METRICS, file_hash
+from compress.train.rundir import CHECKPOINT, METRICS, file_hash, model_file
 from compress.train.schedule import lr_at, strength_at
 
 CHECKPOINT_INTERVAL_S = 300.0
@@ -84,8 +84,8 @@ def origin(config: Config, data: Data) -> dict[str, str]:
 
     Of the images the labels in their order stand for all: files that come, go or move change them.
     """
-    file, colon, _ = config.model.name.rpartition(":")
-    found = {"model file": file_hash(Path(file))} if colon and file.endswith(".py") else {}
+    file = model_file(config)
+    found = {} if file is None else {"model file": file_hash(file)}
     labels = torch.cat((data.train.labels, data.validation.labels)).to(torch.int64)
     return {**found, "data set": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
 

@@ -127,7 +127,8 @@ def _fault(details: ErrorDetails) -> str:
     if details["type"] == "model_type":
         return f"{key}: got {details['input']!r}, expected a [{key}] section"
     told = details["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace("valid ", "")
-    near = difflib.get_close_matches(str(details["input"]), told.replace(",", " ").split(), n=1)
+    known = told.partition("known: ")[2].replace(",", " ").split()
+    near = difflib.get_close_matches(str(details["input"]), known, n=1)
     return f"{key}: got {details['input']!r}; {told}" + (f" (did you mean {near[0]}?)" if near else "")
 
 

@@ -58,6 +58,12 @@ def file_hash(*files: Path) -> str:
     return digest.hexdigest()
 
 
+def model_file(config: Config) -> Path | None:
+    """The user's file that makes the model, if it comes from one."""
+    file, colon, _ = config.model.name.rpartition(":")
+    return Path(file) if colon and file.endswith(".py") else None
+
+
 def load_data(section: DataSection, seed: int) -> Data:
     """The data set of a recipe."""
     return load(
@@ -186,6 +192,11 @@ class Run:
 
     def _base(self) -> nn.Module:
         channels, height, _ = self.image_shape
+        file = model_file(self.config)
+        if file is not None and file.is_file() and file_hash(file) != self.summary["model_file_hash"]:
+            raise CheckpointError(
+                f"{file}: is not the file that {self.path} was trained with; bring the old one back, or train again"
+            )
         return build(self.config.model.name, num_classes=len(self.class_names), in_channels=channels, image_size=height)
 
 

@@ -122,3 +122,10 @@ def test_command_line_says_it_in_one_message_with_exit_code_2(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith(f"compress: {tmp_path}: is no run directory")
     assert "Traceback" not in done.stderr
+
+
+def test_the_runs_own_files_are_not_overwritten(run_dir):
+    before = (run_dir / "masked.safetensors").read_bytes()
+    with pytest.raises(CompressError, match=r"must end in \.onnx"):
+        export_command(run_dir, run_dir / "masked.safetensors")
+    assert (run_dir / "masked.safetensors").read_bytes() == before

@@ -161,3 +161,15 @@ def test_reads_cifar10_as_jpeg(cifar10_jpeg):
     assert data.classes[:3] == ("airplane", "automobile", "bird")
     # The means of all 50,000 images; those of 450 lie within three standard errors (0.03) of them.
     assert data.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.03)
+
+
+def test_sixteen_bits_are_scaled_and_floats_refused(tmp_path):
+    for i in range(4):
+        for name in ("a", "b"):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((6, 6), 0x8000, dtype=np.uint16)).save(tmp_path / "train" / name / f"{i}.png")
+    data = load(str(tmp_path), validation_share=0.25)
+    assert data.train.images(torch.tensor([0]))[0, 0, 0, 0] == 0x80
+    Image.fromarray(np.zeros((6, 6), dtype=np.float32)).save(tmp_path / "train" / "a" / "0.tiff")
+    with pytest.raises(DataError, match="pixels of 32 bits"):
+        load(str(tmp_path), validation_share=0.25)

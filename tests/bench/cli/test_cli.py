@@ -111,3 +111,12 @@ def test_shapes_are_parsed() -> None:
     for words in (["x"], ["x="], ["=1,2"], ["x=1,a"], ["x=1", "x=2"]):
         with pytest.raises(BenchError, match="--shape"):
             parse_shapes(words)
+
+
+def test_a_report_does_not_overwrite_the_model(make_convs, monkeypatch, capsys):
+    model = make_convs("a.onnx")
+    before = model.read_bytes()
+    assert call(monkeypatch, "latency", model, "--json", model) == 2
+    assert call(monkeypatch, "memory", model, "--json", model) == 2
+    assert "would overwrite the model" in capsys.readouterr().err
+    assert model.read_bytes() == before
