@@ -41,8 +41,8 @@ PLAN = "plan.json"
 SUMMARY = "summary.json"
 DENSE = "dense"
 
-SUMMARY_FORMAT = 1
-"""Raised when keys of ``summary.json`` change their meaning."""
+SUMMARY_FORMAT = 2
+"""Raised when keys of ``summary.json`` are added or change their meaning."""
 
 
 def run_hash(directory: Path) -> str:
