@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ Value = Any
 """What stands for a node during a walk: a ``Field``, a tuple of them, or ``None`` for what is no tensor."""
 
 
-class Walk:
+class Walk(ABC):
     """Visits every node once, in order; a subclass says what inputs and parameters are and holds the rules."""
 
     rules: Mapping[str, Callable[[Any, fx.Node, tuple[Value, ...], dict[str, Value]], Value]]
@@ -39,16 +40,16 @@ class Walk:
             else:  # get_attr of a subgraph: higher-order ops such as cond
                 self.env[node] = None
 
+    @abstractmethod
     def placeholder(self, node: fx.Node) -> Value:
         """What a parameter, a buffer or an input is."""
-        raise NotImplementedError
 
-    def output(self, node: fx.Node) -> None:
+    def output(self, node: fx.Node) -> None:  # noqa: B027 - most walks have nothing to do there
         """What happens at the end."""
 
+    @abstractmethod
     def unknown(self, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
         """What an op without a rule does."""
-        raise NotImplementedError
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
