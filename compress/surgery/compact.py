@@ -92,13 +92,15 @@ class CompactResult:
     report: CompactReport
 
 
-def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResult:
+def compact(model: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool = True) -> CompactResult:
     """Remove every dead channel that can leave without a trace.
 
     Args:
         model: the network, with exact zeros; it is not changed.
         example_inputs: one tensor for each argument of ``forward``; with batch size 1, so that multiply-accumulates are
             counted for one sample.
+        fold: whether constants other than 0 may be folded into what reads them. Without, only channels that are 0, or
+            that nobody reads, leave: then the two networks agree in training mode too.
 
     Returns:
         A network of the same class, equal to ``model`` in evaluation mode, with plan and report.
@@ -110,7 +112,7 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> CompactResu
     with torch.no_grad():
         plain = baked_copy(model)
         graph = channel_graph(plain, example_inputs)
-        cut, agreements = _certified_cut(model, plain, graph, example_inputs)
+        cut, agreements = _certified_cut(model, plain, graph, example_inputs, fold=fold)
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
     )
@@ -143,11 +145,11 @@ class _Cut:
 
 
 def _certified_cut(
-    model: nn.Module, plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...]
+    model: nn.Module, plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool
 ) -> tuple[_Cut, list[Agreement]]:
     """Cut and compare; where folded constants do not hold at every input size, cut only zeros."""
-    for fold in (True, False):
-        cut = _cut(plain, graph, example_inputs, fold=fold)
+    for constants in (True, False) if fold else (False,):
+        cut = _cut(plain, graph, example_inputs, fold=constants)
         try:
             return cut, certify(private_copy(model), cut.model, _double_twin(plain, cut), example_inputs)
         except VerificationError:
