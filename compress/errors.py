@@ -22,6 +22,14 @@ class ModelError(CompressError):
     """A model that cannot be built, traced or loaded."""
 
 
+class ConstantOutputError(ModelError):
+    """A network whose output no longer depends on its input; ``layers`` are those without a filter that is left."""
+
+    def __init__(self, message: str, layers: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.layers = layers
+
+
 class CheckpointError(CompressError):
     """A run directory, checkpoint or plan that cannot be read."""
 

@@ -159,7 +159,8 @@ def _coupled(model: nn.Module, graph: ChannelGraph | None) -> Groups:
 def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[tuple[str, nn.Parameter, int, Tensor]]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for (name, dim), classes in graph.out_slices().items():
-        if name in parameters:  # running statistics are no parameters
+        # running statistics are no parameters; in a grouped transposed convolution an index holds several channels
+        if name in parameters and classes.numel() == parameters[name].shape[dim]:
             yield name, parameters[name], dim, classes
 
 

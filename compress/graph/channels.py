@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from compress.graph.constants import by_group
 from compress.graph.labels import Classes
 
 
@@ -20,11 +21,14 @@ class Consumer:
 
     Attributes:
         where: the module's path, for messages.
-        weight: state name of the weight, ``[out, in, *kernel]``.
+        weight: state name of the weight, ``[out, in / groups, *kernel]``, or transposed
+            ``[in, out / groups, *kernel]``.
         shift: what a constant can be added to behind the layer, (kind, state name): its own ``bias``; the running
             ``mean`` of the BatchNorm that alone reads it; the ``new bias`` that it could be given; or ``None``.
         constants: float64 ``[in]``, the proved constant of each input, NaN where it depends on the network's input.
         padded: whether outputs at the border see fewer inputs.
+        groups: of the convolution; each reads its own share of the inputs.
+        transposed: whether it is a transposed convolution.
     """
 
     where: str
@@ -32,6 +36,33 @@ class Consumer:
     shift: tuple[str, str] | None
     constants: Tensor
     padded: bool
+    groups: int = 1
+    transposed: bool = False
+
+    @property
+    def in_dim(self) -> int:
+        """The weight's dimension along which input channels are read; across all groups, if it is dimension 1."""
+        return 0 if self.transposed else 1
+
+    def by_group(self, weight: Tensor) -> Tensor:
+        """The weight as ``[groups, out, in, taps]``, a view."""
+        return by_group(weight, self.groups, transposed=self.transposed)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A BatchNorm that may see fewer channels than there are: an index in front of it picks them.
+
+    Attributes:
+        mean: state name of its running mean.
+        inputs: int64 ``[channels]``, the class of each channel that enters; ``outputs`` of each that leaves.
+        entries: how many numbers each channel holds, for the example inputs as given.
+    """
+
+    mean: str
+    inputs: Tensor
+    outputs: Tensor
+    entries: int
 
 
 @dataclass(frozen=True)
@@ -40,11 +71,13 @@ class Operation:
 
     Attributes:
         name: the op.
+        where: the path of the module whose forward runs it.
         numbers: its numbers, except those that are sizes and follow the number of channels by intent.
         classes: int64, the classes of channels that its results hold; no part of what makes two operations equal.
     """
 
     name: str
+    where: str = field(compare=False)
     numbers: tuple[float, ...]
     classes: Tensor = field(compare=False)
 
@@ -56,24 +89,37 @@ class ChannelGraph:
     Attributes:
         classes: the solved labels.
         consumers: every use of a layer that mixes channels, in the order of the computation.
+        elsewhere: the same at another input size, where constants that hold at one size alone show themselves.
+        selections: BatchNorms in front of which channels may be selected.
+        groups: state name of a grouped convolution's weight -> its number of groups.
         tensors: state name -> tensor, of everything the graph reads.
         uses: state name -> how many operations read it.
         sized: bool ``[classes]``, classes that pass an op whose arguments may hold a number of channels as a literal.
         operations: every operation, in the order of the computation.
         macs: multiply-accumulates of convolutions, linear layers and matrix products for the example inputs as given.
         layer_macs: state name of a layer's weight -> the layer's share of them, over all its uses.
+        layer_constants: state name of a layer's weight -> float64 ``[out]``, the proved constant of each output at all
+            its uses, NaN where it depends on the network's input.
+        norms: running means (state names) of the BatchNorms that are used once.
         constant_output: whether the network returns the same for every input.
+        depends_on_size: whether some constant other than 0 holds at this input size, and perhaps at no other.
     """
 
     classes: Classes
     consumers: tuple[Consumer, ...]
+    selections: tuple[Selection, ...]
+    groups: dict[str, int]
     tensors: dict[str, Tensor]
     uses: dict[str, int]
     sized: Tensor
     operations: tuple[Operation, ...]
     macs: int
     layer_macs: dict[str, int]
+    layer_constants: dict[str, Tensor]
+    norms: frozenset[str]
     constant_output: bool
+    depends_on_size: bool
+    elsewhere: tuple[Consumer, ...] = ()
 
     def out_slices(self) -> dict[tuple[str, int], Tensor]:
         """(parameter or buffer, dimension) -> class of each index, where the index *is* a channel of that class.
@@ -81,13 +127,27 @@ class ChannelGraph:
         These are a layer's output channels and what belongs to them: biases, BatchNorm scales, shifts and statistics,
         slopes. The dimension along which a layer reads its input channels is not among them.
         """
-        read = {(consumer.weight, 1) for consumer in self.consumers}
+        read = {(consumer.weight, consumer.in_dim) for consumer in self.consumers}
         return {
             (name, dim): classes
             for name, dims in self.classes.parameters.items()
             for dim, classes in dims.items()
             if (name, dim) not in read
         }
+
+    @property
+    def partitions(self) -> tuple[Tensor, ...]:
+        """Int64 ``[groups, channels per group]``, classes of each grouped convolution's inputs, and of its outputs.
+
+        As many channels must leave each group, unless a group leaves whole. Depthwise convolutions have a channel a
+        group and are not among them.
+        """
+        found: dict[tuple[str, int], Tensor] = {}
+        for consumer in self.consumers:
+            if consumer.groups > 1:
+                for dim, classes in self.classes.parameters[consumer.weight].items():
+                    found[consumer.weight, dim] = classes.reshape(consumer.groups, -1)
+        return tuple(found.values())
 
     def class_macs(self) -> Tensor:
         """Float64 ``[classes]``: the multiply-accumulates that the network saves when a class leaves by itself.

@@ -13,41 +13,46 @@ from torch import Tensor
 UNKNOWN = float("nan")
 
 
-def contract(weight: Tensor, bias: Tensor | None, inputs: Tensor, *, padded: bool) -> Tensor:
+def contract(weight: Tensor, bias: Tensor | None, inputs: Tensor, *, bordered: bool) -> Tensor:
     """Constant outputs of a convolution or linear layer.
 
     An output is known iff every input with a nonzero weight is known and, where borders see padding, zero: a padded
     convolution of a constant other than 0 is not constant at the border.
 
     Args:
-        weight: ``[out, in, *kernel]``.
-        bias: ``[out]`` or ``None``.
-        inputs: float64 ``[in]``, NaN where unknown.
-        padded: whether border outputs see fewer inputs.
+        weight: ``[groups, out, in, taps]``, see ``by_group``.
+        bias: ``[groups * out]`` or ``None``.
+        inputs: float64 ``[groups * in]``, NaN where unknown.
+        bordered: whether border outputs see fewer taps.
 
     Returns:
-        float64 ``[out]``, NaN where unknown.
+        float64 ``[groups * out]``, NaN where unknown.
     """
-    spoiling = inputs.isnan() | ((inputs != 0) & padded)
-    known = ~(weight[:, spoiling] != 0).flatten(1).any(1)
-    out = torch.full((weight.shape[0],), UNKNOWN, dtype=torch.float64)
-    if bool(known.any()):
-        taps = weight[known].double().flatten(2).sum(2) if weight.ndim > 2 else weight[known].double()
-        out[known] = taps @ inputs.masked_fill(spoiling, 0.0)
-        if bias is not None:
-            out[known] += bias[known].double()
-    return out
+    groups, _, width, _ = weight.shape
+    spoiling = inputs.isnan() | ((inputs != 0) & bordered)
+    counted = (~spoiling & (inputs != 0)).reshape(groups, 1, width)
+    spoiling = spoiling.reshape(groups, 1, width)
+    if groups == 1:  # large weights: touch only what matters
+        known = ~(weight[:, :, spoiling.flatten()] != 0).flatten(2).any(2)
+        taps, constants = weight[:, :, counted.flatten()].double().sum(-1), inputs[counted.flatten()]
+        out = taps @ constants
+    else:
+        known = ~((weight != 0).any(-1) & spoiling).any(2)
+        out = (weight.double().sum(-1) * torch.where(counted.flatten(), inputs, 0.0).reshape(counted.shape)).sum(2)
+    out = out.masked_fill(~known, UNKNOWN).reshape(-1)
+    return out if bias is None else out + bias.double()
 
 
-def contract_depthwise(weight: Tensor, bias: Tensor | None, inputs: Tensor, *, padded: bool) -> Tensor:
-    """The same for a depthwise convolution: ``weight`` is ``[in * multiplier, 1, *kernel]``."""
-    inputs = inputs.repeat_interleave(weight.shape[0] // inputs.numel())
-    taps = weight.double().flatten(1)
-    spoiling = inputs.isnan() | ((inputs != 0) & padded)
-    out = taps.sum(1) * inputs.masked_fill(spoiling, 0.0)
-    if bias is not None:
-        out = out + bias.double()
-    return out.masked_fill(spoiling & (taps != 0).any(1), UNKNOWN)
+def by_group(weight: Tensor, groups: int, *, transposed: bool) -> Tensor:
+    """The weight of a convolution or linear layer as ``[groups, out, in, taps]``, a view.
+
+    Args:
+        weight: ``[out, in / groups, *kernel]``, or transposed ``[in, out / groups, *kernel]``.
+        groups: of the convolution, 1 for a linear layer.
+        transposed: whether it is a transposed convolution's.
+    """
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return split.transpose(1, 2) if transposed else split
 
 
 def normalise(

@@ -1,6 +1,7 @@
-"""Which modules' parameters may be sliced, and what a module must be told afterwards: one line a type.
+"""What a module must be told after its parameters were sliced: one line a type.
 
-Exact types only: a subclass may compute its weight in ``forward`` or read its sizes elsewhere.
+A subclass is told what its base class is; a module of another type needs nothing. Whether a ``forward`` that computes
+with sizes of its own still works is for the certificate to see.
 """
 
 from __future__ import annotations
@@ -10,42 +11,66 @@ from collections.abc import Callable
 from torch import nn
 
 
-def _conv(module: nn.Module) -> None:
+def _conv(module: nn.Module, groups: int) -> None:
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    out_channels, per_group = module.weight.shape[:2]
-    if module.groups > 1:  # only depthwise ones are sliced: one input channel a group
-        module.groups = out_channels * module.groups // module.out_channels
-    module.out_channels = out_channels
-    module.in_channels = per_group * module.groups
+    module.groups = groups
+    module.out_channels = module.weight.shape[0]
+    module.in_channels = module.weight.shape[1] * groups
 
 
-def _linear(module: nn.Module) -> None:
+def _conv_transposed(module: nn.Module, groups: int) -> None:
+    assert isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+    module.groups = groups
+    module.in_channels = module.weight.shape[0]
+    module.out_channels = module.weight.shape[1] * groups
+
+
+def _linear(module: nn.Module, _groups: int) -> None:
     assert isinstance(module, nn.Linear)
     module.out_features, module.in_features = module.weight.shape
 
 
-def _batch_norm(module: nn.Module) -> None:
-    assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
-    if module.running_mean is not None:
-        module.num_features = module.running_mean.numel()
+def _norm(module: nn.Module, _groups: int) -> None:
+    tensor = module.running_mean if module.running_mean is not None else module.weight
+    if tensor is not None:
+        module.num_features = tensor.numel()  # type: ignore[assignment, operator]
 
 
-def _prelu(module: nn.Module) -> None:
+def _prelu(module: nn.Module, _groups: int) -> None:
     assert isinstance(module, nn.PReLU)
     module.num_parameters = module.weight.numel()
 
 
-SLICEABLE: dict[type[nn.Module], Callable[[nn.Module], None]] = {
+def _embedding(module: nn.Module, _groups: int) -> None:
+    assert isinstance(module, nn.Embedding)
+    module.embedding_dim = module.weight.shape[1]
+
+
+SIZE_ATTRIBUTES: dict[type[nn.Module], Callable[[nn.Module, int], None]] = {
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,
     nn.Conv3d: _conv,
+    nn.ConvTranspose1d: _conv_transposed,
+    nn.ConvTranspose2d: _conv_transposed,
+    nn.ConvTranspose3d: _conv_transposed,
     nn.Linear: _linear,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.BatchNorm3d: _batch_norm,
+    nn.BatchNorm1d: _norm,
+    nn.BatchNorm2d: _norm,
+    nn.BatchNorm3d: _norm,
+    nn.InstanceNorm1d: _norm,
+    nn.InstanceNorm2d: _norm,
+    nn.InstanceNorm3d: _norm,
     nn.PReLU: _prelu,
+    nn.Embedding: _embedding,
 }
-"""Module type -> what brings its size attributes in line with its sliced parameters."""
+"""Module type -> what brings its size attributes in line with its sliced parameters and its number of groups."""
+
+
+def resize_(module: nn.Module, groups: int) -> None:
+    """Bring the size attributes of a module in line with its parameters; ``groups`` is a convolution's number."""
+    for kind, update in SIZE_ATTRIBUTES.items():
+        if isinstance(module, kind):
+            update(module, groups)
 
 
 def owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from compress.graph import ChannelGraph
 from compress.graph.modules import owners
-from compress.surgery.dead import Decision, Fold
+from compress.surgery.dead import Decision, Fold, constant_layers
+from compress.surgery.layers import REPLACEABLE, ConstantLayer, replace_module_
 from compress.surgery.plan import Kept, Plan
 
 
@@ -23,14 +25,59 @@ def make_plan(model: nn.Module, graph: ChannelGraph, decision: Decision) -> Plan
             if bool(decision.removed[classes].any())
         }
         if indices:
-            parameters[name] = Kept(tuple(graph.tensors[name].shape), indices)
+            parameters[name] = Kept(tuple(graph.tensors[name].shape), indices, graph.groups.get(name, 1))
     targets = [_target(fold) for fold in decision.folds]
     return Plan(
         architecture=f"{type(model).__module__}.{type(model).__qualname__}",
         parameters=parameters,
         new_biases=tuple(name for kind, name in targets if kind == "new bias"),
+        selections=_selections(graph, decision),
         folds=tuple(_record(fold, *target) for fold, target in zip(decision.folds, targets, strict=True)),
     )
+
+
+def _selections(graph: ChannelGraph, decision: Decision) -> dict[str, list[int]]:
+    """For each BatchNorm that reads fewer channels than arrive: the positions of those that it reads."""
+    found = {}
+    for selection in graph.selections:
+        arrives, stays = (~decision.removed[classes] for classes in (selection.inputs, selection.outputs))
+        positions = arrives.cumsum(0) - 1
+        if not torch.equal(arrives, stays):
+            found[selection.mean.rpartition(".")[0]] = positions[stays].tolist()
+    return found
+
+
+def replace_constants_(model: nn.Module, graph: ChannelGraph, plan: Plan) -> Plan:
+    """Replace the layers of a compact network that return the same for every input, in place.
+
+    Args:
+        model: the compact network, or its twin in another precision.
+        graph: of the compact network.
+        plan: that of the compact network.
+
+    Returns:
+        The plan with these layers.
+    """
+    replaced = []
+    for name, constant in constant_layers(graph).items():
+        path = name.rpartition(".")[0]
+        layer = model.get_submodule(path)
+        if (
+            name.endswith(".weight")
+            and type(layer) in REPLACEABLE
+            and graph.uses[name] == 1
+            and _runs_itself(graph, path)
+        ):
+            new = ConstantLayer(layer)
+            new.bias.detach().copy_(constant)
+            replace_module_(model, layer, new.train(layer.training))
+            replaced.append(path)
+    return dataclasses.replace(plan, constant_layers=tuple(replaced))
+
+
+def _runs_itself(graph: ChannelGraph, path: str) -> bool:
+    """Whether the layer's own forward is what uses its weight."""
+    return any(operation.where == path for operation in graph.operations)
 
 
 def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
@@ -45,7 +92,7 @@ def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
         else:
             shift = _shift(weight.detach(), fold)
             if kind == "new bias":
-                new[name] = shift[torch.tensor(_kept_rows(plan, fold.consumer.weight, weight), device=shift.device)]
+                new[name] = shift[torch.tensor(_kept_rows(plan, fold, weight), device=shift.device)]
             else:
                 old = tensors[name].detach()
                 old.copy_(old.double() + (shift if kind == "bias" else -shift))
@@ -70,21 +117,31 @@ def _record(fold: Fold, kind: str, name: str) -> dict[str, Any]:
 
 def _shift(weight: Tensor, fold: Fold) -> Tensor:
     """What the removed constants add to each output, float64 ``[out]``."""
-    indices = fold.indices.to(weight.device)
-    taps = weight.index_select(1, indices).double()
-    taps = taps.flatten(2).sum(2) if taps.ndim > 2 else taps
-    return taps @ fold.constants.to(weight.device)
+    split = fold.consumer.by_group(weight)
+    constants = torch.zeros(split.shape[0] * split.shape[2], dtype=torch.float64, device=weight.device)
+    constants[fold.indices.to(weight.device)] = fold.constants.to(weight.device)
+    read = (constants.reshape(split.shape[0], -1) != 0).any(0)  # large weights: touch only what matters
+    taps = split[:, :, read].double().sum(-1)
+    return (taps @ constants.reshape(split.shape[0], -1, 1)[:, read]).reshape(-1)
 
 
 def _carry_(weight: Tensor, fold: Fold) -> None:
-    """``W[:, k] += sum_j (c_j / c_k) W[:, j]``."""
+    """``W[:, k] += sum_j (c_j / c_k) W[:, j]``, among the channels of one group."""
     assert fold.carrier is not None
-    indices = fold.indices.to(weight.device)
-    ratios = (fold.constants / fold.carried).to(weight.device).reshape([1, -1, *[1] * (weight.ndim - 2)])
-    added = (weight.index_select(1, indices).double() * ratios).sum(1)
-    weight[:, fold.carrier] = (weight[:, fold.carrier].double() + added).to(weight.dtype)
+    plain = weight.contiguous()
+    split = fold.consumer.by_group(plain)
+    width = split.shape[2]
+    own, carrier = split[fold.carrier // width], fold.carrier % width
+    indices = (fold.indices % width).to(weight.device)
+    ratios = (fold.constants / fold.carried).to(weight.device).reshape(1, -1, 1)
+    added = (own.index_select(1, indices).double() * ratios).sum(1)
+    own[:, carrier] = (own[:, carrier].double() + added).to(weight.dtype)
+    if plain is not weight:
+        weight.copy_(plain)
 
 
-def _kept_rows(plan: Plan, name: str, weight: Tensor) -> list[int]:
-    kept = plan.parameters.get(name)
-    return kept.indices.get(0, list(range(weight.shape[0]))) if kept else list(range(weight.shape[0]))
+def _kept_rows(plan: Plan, fold: Fold, weight: Tensor) -> list[int]:
+    out_dim = 1 - fold.consumer.in_dim
+    every = list(range(weight.shape[out_dim] * (fold.consumer.groups if out_dim == 1 else 1)))
+    kept = plan.parameters.get(fold.consumer.weight)
+    return kept.indices.get(out_dim, every) if kept else every

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError, VerificationError
+from compress.errors import ConfigError, ConstantOutputError, ModelError, VerificationError
 from compress.files import write_json
-from compress.graph import ChannelGraph, channel_graph
-from compress.surgery.apply import apply_, make_plan
+from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
+from compress.surgery.apply import apply_, make_plan, replace_constants_
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.dead import Decision, dead_by_weight, find_dead
 from compress.surgery.plan import Plan, weights_hash
-from compress.surgery.verify import Agreement, certify, changed_operations, mixed_channels
+from compress.surgery.select import may_select, worth_selecting
+from compress.surgery.verify import (
+    Agreement,
+    certify,
+    changed_operations,
+    failing_module,
+    mixed_channels,
+    other_sizes,
+    random_inputs,
+)
+
+Select = Literal["auto", "never", "always"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,8 @@ class CompactReport:
         max_exact_error: largest relative difference in float64; ``None`` where the model has no float64 form.
         agreements: every comparison.
         layers: widths by layer.
-        constant_output: whether the network returns the same for every input: so much is dead that nothing is left.
+        selections: path of each BatchNorm that reads only some of the channels -> (how many, of how many).
+        constant_layers: paths of the layers that were replaced by their constant.
     """
 
     params_before: int
@@ -61,7 +74,8 @@ class CompactReport:
     max_exact_error: float | None
     agreements: tuple[Agreement, ...]
     layers: dict[str, LayerWidth]
-    constant_output: bool
+    selections: dict[str, tuple[int, int]]
+    constant_layers: tuple[str, ...]
 
     @property
     def kept(self) -> dict[str, str]:
@@ -92,7 +106,9 @@ class CompactResult:
     report: CompactReport
 
 
-def compact(model: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool = True) -> CompactResult:
+def compact(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool = True, select: Select = "auto"
+) -> CompactResult:
     """Remove every dead channel that can leave without a trace.
 
     Args:
@@ -101,17 +117,24 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool 
             counted for one sample.
         fold: whether constants other than 0 may be folded into what reads them. Without, only channels that are 0, or
             that nobody reads, leave: then the two networks agree in training mode too.
+        select: in pre-activation networks a channel may be dead for one BatchNorm and alive for other readers. An index
+            in front of that BatchNorm then picks the channels that it reads: ``"auto"`` where this saves more than it
+            costs, ``"never"``, or ``"always"`` where a channel can be left out.
 
     Returns:
         A network of the same class, equal to ``model`` in evaluation mode, with plan and report.
 
     Raises:
         ModelError: the model can't be traced.
+        ConstantOutputError: its output is the same for every input.
         VerificationError: the compact network computes something else. It is not returned.
+        ConfigError: an unknown value of ``select``.
     """
+    if select not in get_args(Select):
+        raise ConfigError(f"select={select!r}; known: {', '.join(get_args(Select))}.")
     with torch.no_grad():
         plain = baked_copy(model)
-        graph = channel_graph(plain, example_inputs)
+        graph = _analyse(plain, example_inputs, fold=fold, select=select)
         cut, agreements = _certified_cut(model, plain, graph, example_inputs, fold=fold)
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
@@ -122,23 +145,74 @@ def compact(model: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool 
         params_before=sum(p.numel() for p in plain.parameters()),
         params_after=sum(p.numel() for p in cut.model.parameters()),
         macs_before=graph.macs,
-        macs_after=cut.graph.macs,
+        macs_after=cut.graph.macs - sum(cut.graph.layer_macs.get(f"{path}.weight", 0) for path in plan.constant_layers),
         max_abs_error=max(a.max_abs_error for a in own),
         max_relative_error=max(a.max_relative_error for a in own),
         max_exact_error=max(exact) if exact else None,
         agreements=tuple(agreements),
-        layers=_widths(graph, cut),
-        constant_output=graph.constant_output,
+        layers=_widths(cut),
+        selections={
+            path: (len(positions), int((~cut.decision.removed[selection.inputs]).sum()))
+            for selection in cut.before.selections
+            for path, positions in plan.selections.items()
+            if path == selection.mean.rpartition(".")[0]
+        },
+        constant_layers=plan.constant_layers,
     )
     return CompactResult(cut.model, plan, report)
 
 
+def _analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool, select: Select) -> ChannelGraph:
+    """The graph that surgery works on: with the constants of another input size, and with channel selection."""
+    traced = trace(plain, example_inputs)
+    graph = graph_of(plain, traced)
+    if graph.constant_output:
+        raise _nothing_left(plain, graph)
+    elsewhere = _consumers_elsewhere(plain, example_inputs) if fold and graph.depends_on_size else ()
+    graph = dataclasses.replace(graph, elsewhere=elsewhere)
+    if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
+        return graph
+
+    def selecting(means: Collection[str]) -> ChannelGraph:
+        return dataclasses.replace(graph_of(plain, traced, select=means), elsewhere=elsewhere)
+
+    every = selecting(graph.norms)
+    chosen = worth_selecting(every, find_dead(every, fold=fold), at_any_cost=select == "always")
+    return selecting(chosen) if chosen else graph
+
+
+def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
+    dead = dead_by_weight(graph)
+    empty = tuple(
+        name.removesuffix(".weight")
+        for (name, dim), classes in graph.out_slices().items()
+        if graph.tensors[name].ndim > 1 and dim == 0 and bool(dead[classes].all())
+    )
+    named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more layers" if len(empty) > 3 else "")
+    return ConstantOutputError(
+        f"the output of this {type(plain).__name__} no longer depends on its input: no filter is left in "
+        f"{named or 'any path'}. Train with a smaller strength, or prune less.",
+        empty,
+    )
+
+
+def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
+    """What layers read at another input size; nothing where the network takes only one."""
+    for shapes in other_sizes(example_inputs):
+        try:
+            return channel_graph(plain, random_inputs(example_inputs, shapes, seed=0)).consumers
+        except ModelError:
+            continue
+    return ()
+
+
 @dataclass(frozen=True)
 class _Cut:
-    """A cut network that passed the type check, its own graph, and why some classes were pinned on the way."""
+    """A cut network that passed the type check, the graphs before and after, and why some classes were pinned."""
 
     model: nn.Module
     plan: Plan
+    before: ChannelGraph
     graph: ChannelGraph
     decision: Decision
     pinned: dict[int, str]
@@ -168,16 +242,16 @@ def _cut(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ..
         plan = make_plan(plain, graph, decision)
         small = private_copy(plain)
         apply_(small, decision, plan)
-        after = _graph_or_none(small, example_inputs)
-        conflict, why = _conflict(graph, after, plan, decision)
-        if after is not None and not bool(conflict.any()):
-            return _Cut(small, plan, after, decision, pinned)
+        after = _graph_or_none(small, example_inputs, plan)
+        suspects, why = _suspects(graph, after, small, example_inputs, plan)
+        if after is not None and not bool(suspects[0].any()):
+            plan = replace_constants_(small, after, plan)
+            return _Cut(small, plan, graph, after, decision, pinned)
         if not bool(decision.removed.any()):
             raise ModelError(
                 f"two traces of the same {type(plain).__name__} differ: its forward does something else at every call. "
                 "Make it repeatable in evaluation mode."
             )
-        suspects = (conflict, _neighbours(graph, conflict), torch.ones_like(conflict))
         new = next(some for some in suspects if bool((some & decision.removed).any()))
         pinned |= dict.fromkeys((new & ~stay).nonzero().flatten().tolist(), why)
 
@@ -195,22 +269,33 @@ def _neighbours(graph: ChannelGraph, classes: Tensor) -> Tensor:
     return found
 
 
-def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGraph | None:
+def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], plan: Plan) -> ChannelGraph | None:
     """The graph of a cut network; ``None`` where its forward does not run with fewer channels."""
     try:
-        return channel_graph(small, example_inputs)
+        return channel_graph(small, example_inputs, select=[f"{path}.running_mean" for path in plan.selections])
     except ModelError:
         return None
 
 
-def _conflict(graph: ChannelGraph, after: ChannelGraph | None, plan: Plan, decision: Decision) -> tuple[Tensor, str]:
-    """Classes that must not be cut like this, and why."""
+def _suspects(
+    graph: ChannelGraph, after: ChannelGraph | None, small: nn.Module, inputs: tuple[Tensor, ...], plan: Plan
+) -> tuple[tuple[Tensor, ...], str]:
+    """Classes that must not be cut like this, bool ``[classes]`` each, from the likeliest to all; and why."""
+    every = torch.ones_like(graph.sized)
     if after is None:
-        return graph.sized & decision.removed, "forward splits its channels, or holds their number as a literal"
-    changed = changed_operations(graph, after)
+        here = torch.zeros_like(graph.sized)
+        failing = failing_module(small, inputs)
+        for operation in graph.operations:
+            if operation.where == failing:
+                here[operation.classes[operation.classes >= 0]] = True
+        why = "forward splits its channels, or holds their number as a literal"
+        return (here & graph.sized, graph.sized, here, every), why
+    changed = changed_operations(graph, after, plan)
     if bool(changed.any()):
-        return changed, "forward computes with its number of channels"
-    return mixed_channels(graph, after, plan), "cut unevenly where forward splits, shuffles or mixes channels"
+        return (changed, _neighbours(graph, changed), every), "forward computes with its number of channels"
+    mixed = mixed_channels(graph, after, plan)
+    why = "cut unevenly where forward splits, shuffles or mixes channels"
+    return (mixed, _neighbours(graph, mixed), every), why
 
 
 def _double_twin(plain: nn.Module, cut: _Cut) -> nn.Module | None:
@@ -218,12 +303,13 @@ def _double_twin(plain: nn.Module, cut: _Cut) -> nn.Module | None:
     if all(p.dtype == torch.float64 for p in plain.parameters()):
         return None
     twin = private_copy(plain).double()
-    apply_(twin, cut.decision, cut.plan)
+    apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()))
+    replace_constants_(twin, cut.graph, cut.plan)
     return twin
 
 
-def _widths(graph: ChannelGraph, cut: _Cut) -> dict[str, LayerWidth]:
-    decision = cut.decision
+def _widths(cut: _Cut) -> dict[str, LayerWidth]:
+    graph, decision = cut.before, cut.decision
     dead = dead_by_weight(graph)
     widths: dict[str, LayerWidth] = {}
     for (name, dim), classes in graph.out_slices().items():
@@ -231,16 +317,16 @@ def _widths(graph: ChannelGraph, cut: _Cut) -> dict[str, LayerWidth]:
             continue
         kept: dict[str, int] = {}
         for cls in classes[dead[classes] & ~decision.removed[classes]].tolist():
-            reason = _reason(cls, graph, cut)
+            reason = _reason(cls, cut)
             kept[reason] = kept.get(reason, 0) + 1
         after = int((~decision.removed[classes]).sum())
         widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(dead[classes].sum()), kept)
     return widths
 
 
-def _reason(cls: int, graph: ChannelGraph, cut: _Cut) -> str:
+def _reason(cls: int, cut: _Cut) -> str:
     if cls in cut.decision.kept:
         return cut.decision.kept[cls]
-    if cls in graph.classes.reasons:
-        return "; ".join(graph.classes.reasons[cls])
+    if cls in cut.before.classes.reasons:
+        return "; ".join(cut.before.classes.reasons[cls])
     return cut.pinned.get(cls, "its constant reaches a layer in a form that cannot be folded")

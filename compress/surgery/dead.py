@@ -11,6 +11,7 @@ A class is dead if everything that reads it sees a constant, or multiplies it by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -63,7 +64,13 @@ def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None, fold: bool =
     search = _Search(graph, pinned, fold=fold)
     search.remove_what_nobody_sees()
     search.keep_one_in_every_layer()
-    while search.keep_what_cannot_be_folded() or search.keep_carriers():
+    steps = (
+        search.keep_what_cannot_be_folded,
+        search.keep_what_is_selected,
+        search.keep_carriers,
+        search.keep_groups_equal,
+    )
+    while any(step() for step in steps):
         pass  # a channel that stays may read constants that nobody read before
     return search.decision()
 
@@ -74,40 +81,44 @@ class _Search:
     def __init__(self, graph: ChannelGraph, pinned: Tensor | None, *, fold: bool):
         self.graph = graph
         self.free = graph.free() if pinned is None else graph.free() & ~pinned
-        self.inputs = {c.weight: graph.classes.parameters[c.weight][1] for c in graph.consumers}
-        self.outputs = {c.weight: graph.classes.parameters[c.weight][0] for c in graph.consumers}
+        self.uses: dict[str, list[Consumer]] = {}
+        for consumer in graph.consumers:
+            self.uses.setdefault(consumer.weight, []).append(consumer)
+        self.everywhere = {weight: list(uses) for weight, uses in self.uses.items()}
+        for consumer in graph.elsewhere:
+            self.everywhere.setdefault(consumer.weight, []).append(consumer)
+        self.inputs = {w: graph.classes.parameters[w][uses[0].in_dim] for w, uses in self.uses.items()}
+        self.outputs = {w: graph.classes.parameters[w][1 - uses[0].in_dim] for w, uses in self.uses.items()}
+        self.reads = {w: (uses[0].by_group(graph.tensors[w]) != 0).any(-1).cpu() for w, uses in self.uses.items()}
         self.constants = {weight: self._agreed(weight) for weight in self.inputs}
-        self.padded = {w: any(c.padded for c in graph.consumers if c.weight == w) for w in self.inputs}
+        self.padded = {weight: any(c.padded for c in self.everywhere[weight]) for weight in self.inputs}
         self.foldable = {w: fold and self._can_fold(w) for w in self.inputs}
         self.removed = torch.zeros_like(self.free)
         self.kept: dict[int, str] = {}
-        self.carriers: dict[str, int] = {}
-
-    def _uses(self, weight: str) -> list[Consumer]:
-        return [c for c in self.graph.consumers if c.weight == weight]
+        self.carriers: dict[str, dict[int, int]] = {weight: {} for weight in self.inputs}
 
     def _agreed(self, weight: str) -> Tensor:
         """The constants that a layer's inputs have at all its uses; unknown where they differ."""
-        first, *others = (c.constants for c in self._uses(weight))
+        first, *others = (c.constants for c in self.everywhere[weight])
         for other in others:
-            first = torch.where(first == other, first, torch.nan)
+            first = torch.where(first == other, first, torch.nan) if len(first) == len(other) else first * torch.nan
         return first
 
     def _can_fold(self, weight: str) -> bool:
         """Whether a constant may move into what follows the layer: that must belong to this layer alone."""
-        uses = self._uses(weight)
-        if any(c.padded for c in uses):
+        uses = self.uses[weight]
+        if self.padded[weight]:
             return True  # the carrier's weights belong to the layer itself
         if uses[0].shift is None or any(c.shift != uses[0].shift for c in uses):
             return False
         kind, name = uses[0].shift
         return len(uses) == (self.graph.uses[name] if kind == "bias" else 1)
 
-    def _unread(self, weight: str) -> Tensor:
+    def unread(self, weight: str) -> Tensor:
         """Bool ``[in]``: inputs whose weights to all remaining outputs are zero."""
-        tensor = self.graph.tensors[weight]
-        alive = tensor[~self.removed[self.outputs[weight]].to(tensor.device)]
-        return ~(alive != 0).transpose(0, 1).flatten(1).any(1).cpu()
+        reads = self.reads[weight]
+        alive = ~self.removed[self.outputs[weight]].reshape(reads.shape[0], -1, 1)
+        return ~(reads & alive).any(1).flatten()
 
     def _harmless(self, weight: str) -> Tensor:
         """Bool ``[in]``: inputs that can leave, as far as this layer is concerned, even though it reads them."""
@@ -120,8 +131,10 @@ class _Search:
         while True:
             seen = torch.zeros(classes, dtype=torch.bool)
             for weight, inputs in self.inputs.items():
-                visible = ~(self._harmless(weight) | self._unread(weight))
+                visible = ~(self._harmless(weight) | self.unread(weight))
                 seen[inputs[visible]] = True
+            for selection in self.graph.selections:
+                seen[selection.inputs[~self.removed[selection.outputs]]] = True
             removed = self.free & ~seen
             if torch.equal(removed, self.removed):
                 return
@@ -145,32 +158,72 @@ class _Search:
         """
         before = int(self.removed.sum())
         for weight, inputs in self.inputs.items():
-            constant = torch.stack([~c.constants.isnan() for c in self._uses(weight)]).any(0)
-            lost = self.removed[inputs] & constant & ~self._harmless(weight) & ~self._unread(weight)
+            constant = torch.stack([~c.constants.isnan() for c in self.uses[weight]]).any(0)
+            lost = self.removed[inputs] & constant & ~self._harmless(weight) & ~self.unread(weight)
             for cls in inputs[lost].tolist():
-                self.keep(cls, f"a constant that cannot be folded into {self._uses(weight)[0].where}")
+                self.keep(cls, f"a constant that cannot be folded into {self.uses[weight][0].where}")
+        return int(self.removed.sum()) < before
+
+    def keep_what_is_selected(self) -> bool:
+        """Take back channels that a BatchNorm in front of which channels are selected still picks.
+
+        Returns:
+            Whether a channel was taken back.
+        """
+        before = int(self.removed.sum())
+        for selection in self.graph.selections:
+            lost = self.removed[selection.inputs] & ~self.removed[selection.outputs]
+            for cls in selection.inputs[lost].tolist():
+                self.keep(cls, f"read by {selection.mean.rpartition('.')[0]}")
         return int(self.removed.sum()) < before
 
     def keep_carriers(self) -> bool:
-        """For each padded reader of removed constants other than 0, find or keep one channel to carry them.
+        """For each padded reader of removed constants other than 0, find or keep one channel a group to carry them.
 
         Returns:
             Whether a channel was taken back.
         """
         before = int(self.removed.sum())
         for weight, inputs in self.inputs.items():
-            fold = self._to_fold(weight)
-            if not self.padded[weight] or weight in self.carriers or not bool(fold.any()):
+            if not self.padded[weight]:
                 continue
-            constants = self.constants[weight]
-            present = ~self.removed[inputs] & ~constants.isnan() & (constants != 0)
-            if bool(present.any()):
-                self.carriers[weight] = int(torch.where(present, constants.abs(), 0.0).argmax())
+            fold, constants, width = self._to_fold(weight), self.constants[weight], self.reads[weight].shape[2]
+            for group in torch.unique(fold.nonzero().flatten() // width).tolist():
+                if group in self.carriers[weight]:
+                    continue
+                own = torch.arange(len(inputs)) // width == group
+                present = own & ~self.removed[inputs] & ~constants.isnan() & (constants != 0)
+                some = present if bool(present.any()) else own & fold
+                carrier = int(torch.where(some, constants.abs(), 0.0).argmax())
+                self.carriers[weight][group] = carrier
+                if some is not present:
+                    where, value = self.uses[weight][0].where, float(constants[carrier])
+                    self.keep(int(inputs[carrier]), f"constant {value:.3g}, carried for the padded {where}")
+        return int(self.removed.sum()) < before
+
+    def keep_groups_equal(self) -> bool:
+        """Take back channels of grouped convolutions until each group that stays loses equally many.
+
+        Returns:
+            Whether a channel was taken back.
+        """
+        before = int(self.removed.sum())
+        for weight, reads in self.reads.items():
+            groups = reads.shape[0]
+            if groups == 1:
                 continue
-            carrier = int(torch.where(fold, constants.abs(), 0.0).argmax())
-            self.carriers[weight] = carrier
-            where = self._uses(weight)[0].where
-            self.keep(int(inputs[carrier]), f"constant {float(constants[carrier]):.3g}, carried for the padded {where}")
+            where = self.uses[weight][0].where
+            sides = [classes.reshape(groups, -1) for classes in (self.inputs[weight], self.outputs[weight])]
+            staying = ~torch.stack([self.removed[side].all(1) for side in sides]).all(0)
+            if not bool(staying.any()):
+                staying[0] = True
+            for side in sides:
+                gone = self.removed[side[staying]]
+                least = min(int(gone.sum(1).min()), side.shape[1] - 1)
+                for classes, lost in zip(side[staying], gone, strict=True):
+                    surplus = classes[lost][least:]
+                    for cls in surplus[self.removed[surplus]].tolist():
+                        self.keep(cls, f"the groups of {where} must keep equally many channels")
         return int(self.removed.sum()) < before
 
     def keep(self, cls: int, reason: str) -> None:
@@ -183,21 +236,23 @@ class _Search:
         constants = self.constants[weight]
         inputs = self.inputs[weight]
         gone = self.removed[inputs]
-        return gone & ~constants.isnan() & (constants != 0) & ~self._unread(weight)
+        return gone & ~constants.isnan() & (constants != 0) & ~self.unread(weight)
 
     def decision(self) -> Decision:
         """The folds that follow from what is removed now."""
-        folds, done = [], set()
-        for consumer in self.graph.consumers:
-            indices = self._to_fold(consumer.weight).nonzero().flatten()
-            if consumer.weight in done or not indices.numel():
+        folds = []
+        for weight, (consumer, *_) in self.uses.items():
+            indices, constants = self._to_fold(weight).nonzero().flatten(), self.constants[weight]
+            if not indices.numel():
                 continue
-            done.add(consumer.weight)
-            constants, carrier = self.constants[consumer.weight], self.carriers.get(consumer.weight)
-            if carrier is None:
+            if not self.padded[weight]:
                 folds.append(Fold(consumer, indices, constants[indices]))
-            else:
-                folds.append(Fold(consumer, indices, constants[indices], carrier, float(constants[carrier])))
+                continue
+            group_of = indices // self.reads[weight].shape[2]
+            for group, carrier in self.carriers[weight].items():
+                own = indices[(group_of == group) & (indices != carrier)]
+                if own.numel():
+                    folds.append(Fold(consumer, own, constants[own], carrier, float(constants[carrier])))
         return Decision(self.removed, tuple(folds), self.kept)
 
 
@@ -210,3 +265,26 @@ def dead_by_weight(graph: ChannelGraph) -> Tensor:
             touched[classes] = True
             alive[classes[(tensor != 0).transpose(0, dim).flatten(1).any(1).cpu()]] = True
     return touched & ~alive
+
+
+def constant_layers(graph: ChannelGraph) -> dict[str, Tensor]:
+    """Layers of which every output is constant, or seen by nobody: state name of the weight -> float64 ``[out]``.
+
+    What nobody sees is given the constant 0.
+    """
+    search = _Search(graph, None, fold=True)
+    search.remove_what_nobody_sees()
+    found = {}
+    for name, known in graph.layer_constants.items():
+        unseen = search.removed[graph.classes.parameters[name][0]] & known.isnan()
+        if bool((unseen | ~known.isnan()).all()):
+            found[name] = known.nan_to_num()
+    return found
+
+
+def unread_inputs(graph: ChannelGraph, decision: Decision) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each layer that mixes channels: the class of each input, and whether all its weights are zero, bool."""
+    search = _Search(graph, None, fold=True)
+    search.removed = decision.removed
+    for weight, inputs in search.inputs.items():
+        yield inputs, search.unread(weight)

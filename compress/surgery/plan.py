@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +23,64 @@ from torch import Tensor, nn
 
 from compress.errors import CheckpointError
 from compress.files import write_atomic, write_json
-from compress.graph.modules import SLICEABLE, owners
+from compress.graph.modules import owners, resize_
+from compress.surgery.layers import ConstantLayer, replace_module_, select_channels_
 
 FORMAT = "compress-plan"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays of one parameter: its shape before, and the kept indices of each dimension that was cut."""
+    """What stays of one parameter.
+
+    Attributes:
+        shape: its shape before.
+        indices: the kept indices of each dimension that was cut. In a grouped convolution dimension 1 holds the
+            channels of one group; its indices count through all groups.
+        groups: of the convolution, else 1.
+    """
 
     shape: tuple[int, ...]
     indices: dict[int, list[int]]
+    groups: int = 1
 
     def __post_init__(self) -> None:
         for dim, indices in self.indices.items():
-            size = self.shape[dim] if 0 <= dim < len(self.shape) else 0
+            size = self._size(dim) if 0 <= dim < len(self.shape) else 0
             if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= size:
                 raise ValueError(
                     f"kept indices of dimension {dim} of shape {self.shape} must rise within that dimension"
                 )
+        counts = [[len(own) for own in self._by_group(dim)] for dim in self.indices if self.groups > 1]
+        if any(len({*count} - {0}) != 1 for count in counts) or len({tuple(map(bool, c)) for c in counts}) > 1:
+            raise ValueError(f"{self.groups} groups of shape {self.shape} must keep equally many channels: {counts}")
+
+    @property
+    def groups_left(self) -> int:
+        """How many groups stay."""
+        return sum(map(bool, self._by_group(0))) if self.groups > 1 else 1
 
     def cut(self, tensor: Tensor) -> Tensor:
         """The part of ``tensor`` that stays."""
+        if self.groups > 1:
+            pairs = zip(self._by_group(0), self._by_group(1), strict=True)
+            return torch.cat([tensor[own][:, read] for own, read in pairs if own])
         for dim, indices in self.indices.items():
             tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
         return tensor.contiguous()
+
+    def _size(self, dim: int) -> int:
+        """Entries along ``dim``, through all groups."""
+        return self.shape[dim] * (self.groups if dim == 1 else 1)
+
+    def _by_group(self, dim: int) -> list[list[int]]:
+        """The kept indices along ``dim`` of each group, counted within the tensor."""
+        width = self._size(dim) // self.groups
+        own: list[list[int]] = [[] for _ in range(self.groups)]
+        for index in self.indices.get(dim, range(self._size(dim))):
+            own[index // width].append(index % width if dim == 1 else index)
+        return own
 
 
 @dataclass(frozen=True)
@@ -59,6 +91,8 @@ class Plan:
         architecture: qualified name of the original class, for messages.
         parameters: state name -> what stays, for every parameter and buffer that was cut.
         new_biases: state names of biases that the original does not have: constants were folded into them.
+        selections: path of a BatchNorm -> which channels of its input it reads, as positions in the compact network.
+        constant_layers: paths of layers that return the same for every input, and were replaced by that constant.
         folds: what was folded, for the reader: ``{"weight", "into", "inputs"}``.
         hash_before: of the original's weights; ``hash_after`` of the compact ones. SHA-256.
     """
@@ -66,6 +100,8 @@ class Plan:
     architecture: str
     parameters: dict[str, Kept]
     new_biases: tuple[str, ...] = ()
+    selections: dict[str, list[int]] = field(default_factory=dict)
+    constant_layers: tuple[str, ...] = ()
     folds: tuple[dict[str, Any], ...] = ()
     hash_before: str = ""
     hash_after: str = ""
@@ -99,10 +135,13 @@ class Plan:
                     str(name): Kept(
                         tuple(map(int, kept["shape"])),
                         {int(dim): list(map(int, indices)) for dim, indices in kept["indices"].items()},
+                        int(kept["groups"]),
                     )
                     for name, kept in document["parameters"].items()
                 },
                 new_biases=tuple(map(str, document["new_biases"])),
+                selections={str(path): list(map(int, positions)) for path, positions in document["selections"].items()},
+                constant_layers=tuple(map(str, document["constant_layers"])),
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
                 hash_after=str(document["hash_after"]),
@@ -146,9 +185,27 @@ class Plan:
             weight = module.weight
             assert isinstance(weight, nn.Parameter)
             module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
+        groups = {
+            id(module): kept.groups_left
+            for name, kept in self.parameters.items()
+            for module, _ in holders[name]
+            if kept.groups > 1
+        }
         for module in model.modules():
-            if type(module) in SLICEABLE:
-                SLICEABLE[type(module)](module)
+            resize_(module, groups.get(id(module), getattr(module, "groups", 1)))
+        for path, positions in self.selections.items():
+            select_channels_(self._module(model, path), positions)
+        for path in self.constant_layers:
+            replace_module_(model, self._module(model, path), ConstantLayer(self._module(model, path)))
+
+    def _module(self, model: nn.Module, path: str) -> nn.Module:
+        try:
+            return model.get_submodule(path)
+        except AttributeError as error:
+            raise CheckpointError(
+                f"the plan changes {path}, which this {type(model).__name__} lacks; "
+                f"it was made for {self.architecture}."
+            ) from error
 
 
 def load(

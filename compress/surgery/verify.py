@@ -135,6 +135,19 @@ def _precision(model: nn.Module) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
+def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does."""
+    running: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _m, _x, path=path: running.append(path)))
+        handles.append(module.register_forward_hook(lambda _m, _x, _y: running.pop() and None))
+    failed = _accepted(model, inputs) is None
+    for handle in handles:
+        handle.remove()
+    return running[-1] if failed and running else None
+
+
 def _accepted(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor] | None:
     """The outputs, where the model runs at this size at all."""
     try:
@@ -162,15 +175,20 @@ def _is_double_throughout(model: nn.Module, example_inputs: tuple[Tensor, ...]) 
     return found is not None and not roundings.seen
 
 
-def changed_operations(original: ChannelGraph, compact: ChannelGraph) -> Tensor:
+def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
     """Classes of the original that pass an operation with other numbers in the compact network.
+
+    The index in front of a BatchNorm, which the plan put there, is passed over.
 
     Returns:
         Bool ``[classes of the original]``. Where even the sequence of operations differs, those at the first
         difference; all of them where the operation holds no channels.
     """
     changed = torch.zeros(original.classes.count, dtype=torch.bool)
-    for before, after in zip_longest(original.operations, compact.operations):
+    operations = [
+        op for op in compact.operations if not (op.name == "aten.index_select.default" and op.where in plan.selections)
+    ]
+    for before, after in zip_longest(original.operations, operations):
         if before is not None and before == after:
             continue
         held = original.operations[-1].classes if before is None else before.classes
@@ -205,6 +223,10 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
             else:
                 before.append(classes)
                 after.append(now)
+    for selection, selected in zip(original.selections, compact.selections, strict=True):
+        kept = plan.parameters.get(selection.mean)
+        before.append(selection.inputs if kept is None else selection.inputs[torch.tensor(kept.indices[0])])
+        after.append(selected.inputs)
     source, target = torch.cat(before), torch.cat(after)
     conflict[source[_several(source, target) | _several(target, source)]] = True
     return conflict
@@ -231,6 +253,11 @@ def random_inputs(
         else x
         for x, shape in zip(example_inputs, shapes, strict=True)
     )
+
+
+def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+    """Other input sizes to try, of other parity."""
+    return _sizes(example_inputs)[1:]
 
 
 def _sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:

@@ -13,9 +13,9 @@ from torch import nn
 
 import compress
 from compress.data import Data, Split
-from compress.errors import ModelError, VerificationError
+from compress.errors import ConstantOutputError, ModelError, VerificationError
 from compress.files import write_json
-from compress.surgery import CompactReport, save_weights
+from compress.surgery import save_weights
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
@@ -60,9 +60,10 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
     save_weights(trained.masked, directory / MASKED)
     trained.masked.eval()
     example, _ = inputs.plain(data.validation, torch.arange(1))
-    result = compress.compact(trained.masked, (example,))
-    if result.report.constant_output:
-        raise ModelError(_nothing_left(result.report, config))
+    try:
+        result = compress.compact(trained.masked, (example,))
+    except ConstantOutputError as error:
+        raise ModelError(_nothing_left(error, config)) from error
     max_abs_error = _check_agreement(trained.masked, result.model, data, inputs)
     save_weights(result.model, directory / MODEL)
     result.plan.save(directory / PLAN)
@@ -106,9 +107,8 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
     write_json(directory / SUMMARY, summary)
 
 
-def _nothing_left(report: CompactReport, config: Config) -> str:
-    dead = [layer for layer, width in report.layers.items() if width.dead == width.before]
-    named = ", ".join(dead[:3]) + (f" and {len(dead) - 3} more layers" if len(dead) > 3 else "")
+def _nothing_left(error: ConstantOutputError, config: Config) -> str:
+    named = ", ".join(error.layers[:3]) + (f" and {len(error.layers) - 3} more layers" if len(error.layers) > 3 else "")
     return (
         f"the network returns the same output for every image: no filter is left in {named or 'any path'}. Train again "
         f"with a smaller penalty.strength (now {config.penalty.strength:g}) or a longer penalty.warmup_epochs "

@@ -80,7 +80,7 @@ def test_files_are_whole_and_hold_no_code(saved):
     assert sorted(path.name for path in plan.parent.iterdir()) == ["plan.json", "weights.safetensors"]
     for path in (plan, weights):
         assert path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"PK")
-    assert json.loads(plan.read_text())["version"] == 1
+    assert json.loads(plan.read_text())["version"] == 2
 
 
 def test_a_write_that_fails_leaves_nothing(saved, tmp_path):
@@ -96,7 +96,7 @@ def test_a_write_that_fails_leaves_nothing(saved, tmp_path):
 def test_a_plan_of_another_version_is_refused(saved):
     *_, plan, _ = saved
     edited(plan, lambda d: d.update(version=99))
-    with pytest.raises(CheckpointError, match="plan version 99, this release reads version 1"):
+    with pytest.raises(CheckpointError, match="plan version 99, this release reads version 2"):
         Plan.load(plan)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import VerificationError
+from compress.errors import ConstantOutputError, VerificationError
 from compress.surgery.verify import certify
 
 SEEDS = range(30)
@@ -181,7 +181,12 @@ def check(seed: int, randomise_, kill_free_, compact_exactly) -> None:
         kill_layer_by_layer_(model, seed)
     else:
         killed = kill_free_(model, x, shift=(0.0, 0.3)[seed % 3], seed=seed)
-    result = compact_exactly(model, x, y)
+    try:
+        result = compact_exactly(model, x, y)
+    except ConstantOutputError:
+        with torch.no_grad():
+            assert torch.equal(model(x), model(torch.randn_like(x)))
+        return
     if seed % 3 == 0:  # whole classes without a shift
         removed = sum(layer.after < layer.before for layer in result.report.layers.values())
         assert removed > 0 or not any(bool(rows.any()) for rows in killed.values()) or result.report.kept

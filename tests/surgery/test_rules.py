@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.surgery.layers import ConstantLayer
+
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64) for size in (11, 16))
 
 
@@ -16,10 +18,15 @@ def pooled(m, y):
     return m.head(y.mean((2, 3)))
 
 
+def brightness(x):
+    """What a network with a dead end adds to its output, so that this still depends on the input."""
+    return x.mean((1, 2, 3))[:, None]
+
+
 def two_layers(net, randomise_, second, *, between=F.relu, bias=True, **layers):
     """conv a -> relu -> ``second`` -> relu -> average -> linear."""
     model = net(
-        lambda m, x: pooled(m, F.relu(second(m, between(m.a(x))))),
+        lambda m, x: pooled(m, F.relu(second(m, between(m.a(x))))) + brightness(x),
         a=conv(3, 6),
         **{"b": conv(6, 5, bias=bias), "head": nn.Linear(5, 2), **layers},
     )
@@ -156,13 +163,41 @@ def test_the_last_channel_of_a_layer_stays(net, randomise_, kill_, compact_exact
     result = compact_exactly(model, SMALL, LARGE)
     assert width(result, "a") == 1
     assert len(result.report.kept["a"]) > 0
+    assert isinstance(result.model.a, ConstantLayer)
+    torch.testing.assert_close(result.model.a.bias, torch.full((1,), value, dtype=torch.float64))
 
 
-def test_a_network_that_is_dead_from_end_to_end_still_runs(net, randomise_, compact_exactly):
+def test_layers_of_a_dead_path_are_constants(net, randomise_, compact_exactly):
     model = two_layers(net, randomise_, lambda m, y: m.b(y), b=conv(6, 5, padding=1))
     model.head.weight.data.zero_()
     result = compact_exactly(model, SMALL, LARGE)
     assert (width(result, "a"), width(result, "b"), width(result, "head")) == (1, 1, 2)
+    assert result.report.constant_layers == result.plan.constant_layers == ("a", "b", "head")
+    assert result.report.macs_after == 0
+    torch.testing.assert_close(result.model.head.bias, model.head.bias)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv(4, 5, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)),
+        conv(4, 5, (3, 2), padding="same", dilation=2),
+        conv(4, 5, padding=1, padding_mode="circular"),
+        nn.Conv1d(4, 5, 3, stride=2),
+        nn.Conv3d(4, 5, 3, stride=2, padding=1),
+        nn.Linear(4, 5),
+    ],
+    ids=str,
+)
+def test_a_constant_has_the_shape_of_the_layer_it_stands_for(layer):
+    shape = {nn.Linear: (2, 7, 4), nn.Conv1d: (2, 4, 9), nn.Conv3d: (2, 4, 6, 7, 8)}.get(type(layer), (2, 4, 11, 8))
+    constant = ConstantLayer(layer)
+    with torch.no_grad():
+        constant.bias.copy_(layer.bias)
+        layer.weight.zero_()
+        x = torch.randn(shape)
+        assert torch.equal(constant(x), layer(x))
+        assert torch.equal(constant(x[0]), layer(x[0])) or layer.padding_mode == "circular"
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
@@ -185,6 +220,8 @@ def test_a_dead_residual_branch_shrinks_to_one_channel(net, randomise_, compact_
     model.bn.bias.data.fill_(shift)
     result = compact_exactly(model, SMALL, LARGE)
     assert (width(result, "a"), width(result, "b"), width(result, "c")) == (4, 1, 4)
+    assert result.report.constant_layers == ("b", "c")
+    assert result.report.macs_after == 2 * (4 * 27 * 90 + 4 * 2)  # a and head for a batch of two
 
 
 def test_a_residual_sum_of_constants_is_a_constant(net, randomise_, kill_, compact_exactly):
@@ -204,7 +241,7 @@ def test_a_carrier_that_stays_reads_constants_that_nobody_read_before(net, rando
     """All outputs of b are constant because all its inputs are; the one that must carry still needs them."""
     model = randomise_(
         net(
-            lambda m, x: pooled(m, F.relu(m.c(torch.sigmoid(m.b(torch.sigmoid(m.a(x))))))),
+            lambda m, x: pooled(m, F.relu(m.c(torch.sigmoid(m.b(torch.sigmoid(m.a(x))))))) + brightness(x),
             a=conv(3, 4),
             b=conv(4, 5),
             c=conv(5, 6, padding=1),

@@ -101,7 +101,7 @@ def test_a_shared_bias_of_dead_outputs_takes_no_constant_either(net, randomise_,
     """Every output of b and c is constant; the one that stays still needs the inputs that made it so."""
 
     def run(m, x):
-        return pooled(m, torch.sigmoid(m.b(m.a(x))) + torch.tanh(m.c(m.a(x) * 2)))
+        return pooled(m, torch.sigmoid(m.b(m.a(x))) + torch.tanh(m.c(m.a(x) * 2))) + x.mean((1, 2, 3))[:, None]
 
     model = randomise_(net(run, a=conv(3, 4), b=conv(4, 5), c=conv(4, 5), head=nn.Linear(5, 2)))
     model.c.bias = model.b.bias
@@ -114,7 +114,7 @@ def test_a_shared_bias_of_dead_outputs_takes_no_constant_either(net, randomise_,
 def test_uses_of_a_dead_shared_layer_with_other_constants(net, randomise_, kill_, compact_exactly):
     def run(m, x):
         y = m.a(x)
-        return pooled(m, m.c(torch.cat((m.b(y), m.b(y + 1)), 1)))
+        return pooled(m, m.c(torch.cat((m.b(y), m.b(y + 1)), 1))) + x.mean((1, 2, 3))[:, None]
 
     model = randomise_(net(run, a=conv(3, 4), b=conv(4, 3), c=conv(6, 5), head=nn.Linear(5, 2)))
     kill_(model.a, list(range(4)), 0.5)

@@ -4,52 +4,68 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress.graph.aten.constants import ConstantFlow, channel_constants
 from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, meet, place
-from compress.graph.aten.ops import BATCH_NORM
+from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION
 from compress.graph.aten.trace import Trace, base_name, trace
 from compress.graph.aten.walk import fields_in
-from compress.graph.channels import ChannelGraph, Consumer, Operation
+from compress.graph.channels import ChannelGraph, Consumer, Operation, Selection
 from compress.graph.field import Field
 from compress.graph.labels import Classes
-from compress.graph.modules import SLICEABLE, owners
+from compress.graph.modules import SIZE_ATTRIBUTES, owners
 
-__all__ = ["channel_graph", "count_macs", "trace"]
+__all__ = ["channel_graph", "count_macs", "graph_of", "trace"]
 
 
-def channel_graph(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> ChannelGraph:
+def channel_graph(
+    model: nn.Module, example_inputs: tuple[Tensor, ...], *, select: Collection[str] = ()
+) -> ChannelGraph:
     """Trace ``model`` and run both flows.
 
     Args:
         model: any module that ``torch.export`` captures; it is not changed.
         example_inputs: one input tensor for each argument of ``forward``, usually with batch size 1.
+        select: running means (state-dict names) of the BatchNorms in front of which channels may be selected: their
+            outputs are classes of their own.
 
     Raises:
         ModelError: the model can't be captured.
     """
-    traced = trace(model, example_inputs)
+    return graph_of(model, trace(model, example_inputs), select=select)
+
+
+def graph_of(model: nn.Module, traced: Trace, *, select: Collection[str] = ()) -> ChannelGraph:
+    """The same for a model that was traced already."""
     with torch.no_grad():
-        labels = LabelFlow(traced)
+        labels = LabelFlow(traced, frozenset(select))
         labels.run()
         state = _State(model, traced)
-        state.pin_unknown_owners(labels)
+        state.pin_constants(labels)
         values = ConstantFlow(traced)
         values.run()
     classes = labels.book.solve()
     return ChannelGraph(
         classes=classes,
         consumers=tuple(_consumer(c, values, state) for c in labels.contractions),
+        selections=tuple(
+            Selection(s.mean, classes.of(s.inputs), classes.of(s.outputs), s.entries) for s in labels.selections
+        ),
+        groups=labels.groups,
         tensors=dict(traced.tensors.values()),
         uses=dict(state.uses),
         sized=_mark(classes, labels.sized),
         operations=tuple(_operation(n, labels, classes) for n in traced.graph.nodes if n.op == "call_function"),
         macs=sum(_node_macs(node) for node in traced.graph.nodes),
         layer_macs=_layer_macs(traced),
+        layer_constants=_layer_constants(traced, values),
+        norms=state.norms(),
         constant_output=values.constant_output,
+        depends_on_size=values.depends_on_size,
     )
 
 
@@ -71,6 +87,7 @@ def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> 
     source, weight = node.args[:2]
     assert isinstance(source, fx.Node)
     assert isinstance(weight, fx.Node)
+    source, in_front = _behind_padding(source)
     field = values.env[source]
     assert isinstance(field, Field)
     dim = -1 if base_name(node) == "linear" else 1 - values.trace.tensors[weight.name][1].ndim
@@ -79,26 +96,53 @@ def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> 
         contraction.weight,
         state.shift_behind(contraction),
         channel_constants(field, dim),
-        contraction.padded,
+        contraction.padded or in_front,
+        contraction.groups,
+        contraction.transposed,
     )
+
+
+def _behind_padding(source: fx.Node) -> tuple[fx.Node, bool]:
+    """What a layer reads behind a node that pads height and width with zeros, and whether there is such a node.
+
+    Also one that adds nothing counts: its amounts may follow from the input's size.
+    """
+    args = source.args
+    if base_name(source) not in ("pad", "constant_pad_nd") or not isinstance(args[0], fx.Node):
+        return source, False
+    before, after = args[0].meta["val"].shape, source.meta["val"].shape
+    mode, value = (args[2] if len(args) > 2 else "constant"), (args[3] if len(args) > 3 else 0)
+    if base_name(source) == "constant_pad_nd":
+        mode, value = "constant", (args[2] if len(args) > 2 else 0)
+    zeros = mode == "constant" and not value and before[:2] == after[:2]
+    return (args[0], True) if zeros else (source, False)
 
 
 class _State:
     """Parameters and buffers: which modules hold them, and how many operations read each."""
 
     def __init__(self, model: nn.Module, traced: Trace):
+        self.graph = traced.graph
         self.holders = owners(model)
         self.names = {n: traced.tensors[n.name][0] for n in traced.graph.nodes if n.name in traced.tensors}
         self.uses = Counter({name: len(node.users) for node, name in self.names.items()})
 
-    def pin_unknown_owners(self, labels: LabelFlow) -> None:
-        """Parameters of modules that we do not know how to slice stay, with the reason."""
-        for name, tensor in labels.trace.tensors.values():
-            kinds = [type(module) for module, _ in self.holders.get(name, [])]
-            strange = [kind for kind in kinds if kind not in SLICEABLE]
-            if strange or not kinds:
-                whose = f"belongs to a {strange[0].__name__}" if strange else "is no parameter or buffer of a module"
-                labels.pin_parameter(Parameter(name, tuple(tensor.shape)), f"{name} {whose}")
+    def pin_constants(self, labels: LabelFlow) -> None:
+        """Tensors that ``forward`` makes itself belong to no module, and can't be cut."""
+        for name, tensor in labels.tensors.items():
+            if name not in self.holders:
+                labels.pin_parameter(
+                    Parameter(name, tuple(tensor.shape)), f"{name} is no parameter or buffer of a module"
+                )
+
+    def norms(self) -> frozenset[str]:
+        """See ``ChannelGraph.norms``."""
+        means = {
+            self.names.get(node.args[3])
+            for node in self.graph.nodes
+            if node.op == "call_function" and base_name(node) in BATCH_NORM.split()
+        }
+        return frozenset(name for name in means if name in self.holders and self.uses[name] == 1)
 
     def shift_behind(self, contraction: Contraction) -> tuple[str, str] | None:
         """See ``Consumer.shift``."""
@@ -114,7 +158,8 @@ class _State:
                 if mean in self.holders and self.uses[mean] == 1:
                     return "mean", mean
         # A forward that calls F.conv2d with the layer's weight would not read a bias that the layer is given.
-        return ("new bias", f"{layer}.bias") if place(node) == layer else None
+        ours = any(type(module) in SIZE_ATTRIBUTES for module, _ in self.holders.get(contraction.weight, ()))
+        return ("new bias", f"{layer}.bias") if ours and place(node) == layer else None
 
 
 def _operation(node: fx.Node, labels: LabelFlow, classes: Classes) -> Operation:
@@ -124,7 +169,10 @@ def _operation(node: fx.Node, labels: LabelFlow, classes: Classes) -> Operation:
     numbers = tuple(float(a) for a in (*node.args, *node.kwargs.values()) if isinstance(a, kinds))
     held = [classes.of(field.data).flatten() for field in fields_in(labels.env[node])]
     return Operation(
-        str(node.target), numbers, torch.unique(torch.cat(held)) if held else torch.empty(0, dtype=torch.int64)
+        str(node.target),
+        place(node),
+        numbers,
+        torch.unique(torch.cat(held)) if held else torch.empty(0, dtype=torch.int64),
     )
 
 
@@ -135,6 +183,21 @@ def _layer_macs(traced: Trace) -> dict[str, int]:
         if isinstance(weight, fx.Node) and weight.name in traced.tensors and (work := _node_macs(node)):
             macs[traced.tensors[weight.name][0]] += work
     return dict(macs)
+
+
+def _layer_constants(traced: Trace, values: ConstantFlow) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for node in traced.graph.nodes:
+        weight = node.args[1] if len(node.args) > 1 else None
+        if not isinstance(weight, fx.Node) or weight.name not in traced.tensors:
+            continue
+        field = values.env[node]
+        if base_name(node) in (*CONVOLUTION.split(), "linear") and isinstance(field, Field):
+            name, tensor = traced.tensors[weight.name]
+            known = channel_constants(field, -1 if base_name(node) == "linear" else 1 - tensor.ndim)
+            before = found.setdefault(name, known)
+            found[name] = torch.where(before == known, known, torch.nan)
+    return found
 
 
 def _node_macs(node: fx.Node) -> int:

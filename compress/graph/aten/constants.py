@@ -18,11 +18,13 @@ from compress.graph.aten.ops import (
     AVERAGE_POOLING,
     BATCH_NORM,
     CONVOLUTION,
+    CONVOLUTION_TRANSPOSED,
     MOVEMENT,
     MOVEMENT_OF_FLOATS,
     UNCHANGED,
     WINDOWS,
     conv_arguments,
+    conv_transposed_arguments,
     is_padded,
     named,
     reads_bits,
@@ -33,17 +35,23 @@ from compress.graph.aten.trace import DROPOUT, Trace, functional
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.field import Field
 
+SMALL = 1 << 16
+"""Entries of the largest parameter that is moved as it is: scales and shifts are followed, filters are not."""
+
 
 class ConstantFlow(Walk):
     """Runs the graph on values; ``env[node]`` is a float64 ``Field`` (or a tuple) with NaN for unknown.
 
-    At the end ``constant_output`` tells whether every output of the network is known.
+    At the end ``constant_output`` tells whether every output of the network is known, and ``depends_on_size`` whether
+    a constant other than 0 was concluded through an operation whose border a ``forward`` might treat otherwise at
+    another input size.
     """
 
     def __init__(self, trace: Trace):
         super().__init__(trace)
         self.rules = RULES
         self.constant_output = False
+        self.depends_on_size = False
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
         if node.name in self.trace.tensors:
@@ -64,14 +72,23 @@ Rule = Callable[[ConstantFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Va
 
 def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute the op itself."""
-    if reads_bits(args) or any(isinstance(a, Tensor) for a in tree_leaves((args, kwargs))):
+    parameters = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+    if reads_bits(args) or any(p.numel() > SMALL or not p.is_floating_point() for p in parameters):
+        return flow.unknown(node, args, kwargs)
+    args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
+    return execute(node, args, kwargs)
+
+
+def index(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Pick by a list of positions that is part of the network."""
+    if not isinstance(args[0], Field) or fields_in(args[1:], kwargs):
         return flow.unknown(node, args, kwargs)
     return execute(node, args, kwargs)
 
 
 def same(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """The op changes no value."""
-    return args[0] if isinstance(args[0], Field) else flow.unknown(node, args, kwargs)
+    return args[0] if isinstance(args[0], (Field, Tensor)) else flow.unknown(node, args, kwargs)
 
 
 def dropout(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -111,22 +128,37 @@ def _elementwise(
     return Field(data.reshape([1] * (len(shape) - data.ndim) + list(data.shape)), shape)
 
 
-def conv(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Known outputs of a convolution; in other groupings than 1 and depthwise nothing is concluded."""
+def conv(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
+    """Known outputs of a convolution."""
     x, weight, bias, _stride, padding, _dilation, groups = conv_arguments(args)
+    bordered = isinstance(weight, Tensor) and is_padded(padding, tuple(weight.shape[2:]))
+    return _convolve(flow, node, (x, weight, bias), groups, bordered=bordered, transposed=False)
+
+
+def conv_transposed(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
+    """Known outputs of a transposed convolution: how many taps an output sees depends on its place."""
+    x, weight, bias, _stride, _padding, _output_padding, groups, _dilation = conv_transposed_arguments(args)
+    return _convolve(flow, node, (x, weight, bias), groups, bordered=True, transposed=True)
+
+
+def _convolve(
+    flow: ConstantFlow,
+    node: fx.Node,
+    operands: tuple[Value, Value, Value],
+    groups: int,
+    *,
+    bordered: bool,
+    transposed: bool,
+) -> Value:
+    x, weight, bias = operands
     shape = shape_of(node)
-    dim = 1 - weight.ndim if isinstance(weight, Tensor) else 0
     if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
-        return flow.unknown(node, args, kwargs)
+        return flow.unknown(node, operands, {})
+    dim = 1 - weight.ndim
     inputs = channel_constants(x, dim)
-    padded = is_padded(padding, tuple(weight.shape[2:]))
-    if groups == 1:
-        known = constants.contract(weight, bias, inputs, padded=padded)
-    elif weight.shape[1] == 1 and groups == inputs.numel():
-        known = constants.contract_depthwise(weight, bias, inputs, padded=padded)
-    else:
-        return flow.unknown(node, args, kwargs)
-    return Field.along(known, dim % len(shape), shape)
+    flow.depends_on_size |= weight.shape[2:].numel() > 1 and bool((inputs.nan_to_num() != 0).any())
+    split = constants.by_group(weight, groups, transposed=transposed)
+    return Field.along(constants.contract(split, bias, inputs, bordered=bordered), dim % len(shape), shape)
 
 
 def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -135,7 +167,8 @@ def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
     shape = shape_of(node)
     if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
         return flow.unknown(node, args, kwargs)
-    known = constants.contract(weight, bias, channel_constants(x, -1), padded=False)
+    split = constants.by_group(weight, 1, transposed=False)
+    known = constants.contract(split, bias, channel_constants(x, -1), bordered=False)
     return Field.along(known, len(shape) - 1, shape)
 
 
@@ -172,7 +205,7 @@ def reduce(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
     x, shape = args[0], shape_of(node)
     if not isinstance(x, Field) or shape is None:
         return flow.unknown(node, args, kwargs)
-    dims = reduced_dims(x, args, kwargs)
+    dims = reduced_dims(node, x, args, kwargs)
     data = constants.agreed(x.data, dims)
     return Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape)
 
@@ -186,10 +219,17 @@ def pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     if not isinstance(x, Field):
         return flow.unknown(node, args, kwargs)
     known = constants.agreed(x.data, tuple(spatial_dims(node, x)))
+    flow.depends_on_size |= bool((known.nan_to_num() != 0).any())
     if (shape := shape_of(node)) is not None:
         return Field(known, shape)
     values, *indices = flow.unknown(node, args, kwargs)
     return (Field(known, values.shape), *indices)
+
+
+def pad(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Padding: executed where it adds something now; where it adds nothing, it may at another input size."""
+    flow.depends_on_size |= any(bool((field.data.nan_to_num() != 0).any()) for field in fields_in(args))
+    return move(flow, node, args, kwargs)
 
 
 def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -207,7 +247,8 @@ def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs:
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),
     **named(move, MOVEMENT_OF_FLOATS),
-    **named(move, "pad constant_pad_nd"),
+    **named(index, "index index_select"),
+    **named(pad, "pad constant_pad_nd"),
     "getitem": getitem,
     **named(same, UNCHANGED),
     **named(dropout, DROPOUT),
@@ -219,6 +260,7 @@ RULES: dict[str, Rule] = {
     ),
     "mul": product,
     **named(conv, CONVOLUTION),
+    **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,
     **named(batch_norm, BATCH_NORM),
     "prelu": prelu,

@@ -8,8 +8,10 @@ says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -19,11 +21,14 @@ from compress.graph.aten.ops import (
     AVERAGE_POOLING,
     BATCH_NORM,
     CONVOLUTION,
+    CONVOLUTION_TRANSPOSED,
     MOVEMENT,
     MOVEMENT_OF_FLOATS,
+    REDUCTIONS,
     UNCHANGED,
     WINDOWS,
     conv_arguments,
+    conv_transposed_arguments,
     is_padded,
     named,
     reads_bits,
@@ -38,10 +43,33 @@ from compress.graph.labels import NEUTRAL, LabelBook, collapse
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter or buffer as an argument: it has no labels until an op says what its dimensions mean."""
+    """A parameter or buffer as an argument: it has no labels until an op says what its dimensions mean.
+
+    Attributes:
+        name: its state-dict name.
+        shape: its shape as it is registered.
+        moved: behind ops that move data, the address of each entry in the registered tensor (int64, of the present
+            shape); ``None`` where nothing was moved.
+    """
 
     name: str
     shape: tuple[int, ...]
+    moved: Tensor | None = None
+
+    def addresses(self) -> Tensor:
+        """The address of each entry, int64, of the present shape."""
+        return torch.arange(math.prod(self.shape)).reshape(self.shape) if self.moved is None else self.moved
+
+    def coordinates(self, dim: int) -> Tensor:
+        """The index along the registered dimension ``dim`` of each entry, int64, of the present shape."""
+        return self.addresses() // math.prod(self.shape[dim + 1 :]) % self.shape[dim]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The result of arithmetic on parameters alone; it carries the labels of their indices."""
+
+    labels: Field
 
 
 @dataclass(frozen=True)
@@ -51,32 +79,55 @@ class Contraction:
     Attributes:
         node: the graph node.
         weight: state-dict name of the weight; ``bias`` of the bias, if there is one.
-        out_dim: the weight's dimension of output channels; ``in_dim`` that of input channels.
-        inputs: int64 ``[in]``, the label of the input that meets each index along ``in_dim``.
         padded: whether border outputs see fewer inputs than inner ones.
+        groups: of the convolution; each mixes its own share of the inputs into its own share of the outputs.
+        transposed: whether the weight is ``[in, out / groups, *kernel]`` instead of ``[out, in / groups, *kernel]``.
     """
 
     node: fx.Node
     weight: str
     bias: str | None
-    out_dim: int
-    in_dim: int
-    inputs: Tensor
     padded: bool
+    groups: int = 1
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A BatchNorm whose outputs have labels of their own, so that it may see fewer channels than there are.
+
+    Attributes:
+        mean: state-dict name of its running mean.
+        inputs: int64 ``[channels]``, the labels that enter; ``outputs`` those that leave.
+        entries: how many numbers each channel holds.
+    """
+
+    mean: str
+    inputs: Tensor
+    outputs: Tensor
+    entries: int
 
 
 class LabelFlow(Walk):
     """Runs the graph on labels.
 
     ``book`` and ``contractions`` hold what was found, ``sized`` the labels that passed an op whose arguments may hold
-    a number of channels as a literal.
+    a number of channels as a literal, ``groups`` the number of groups of each grouped convolution, by weight.
+
+    Args:
+        trace: the network.
+        select: running means (state-dict names) of the BatchNorms in front of which channels may be selected.
     """
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Trace, select: frozenset[str] = frozenset()):
         super().__init__(trace)
         self.book = LabelBook()
         self.contractions: list[Contraction] = []
+        self.selections: list[Selection] = []
         self.sized: list[Tensor] = []
+        self.groups: dict[str, int] = {}
+        self.select = select
+        self.tensors = dict(trace.tensors.values())
         self.rules = RULES
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
@@ -103,6 +154,7 @@ class LabelFlow(Walk):
         for field in fields_in(args, kwargs):
             self.book.pin(field.data, reason)
         tree_map_only(Parameter, lambda p: self.pin_parameter(p, reason), (args, kwargs))
+        tree_map_only(Computed, lambda c: self.book.pin(c.labels.data, reason), (args, kwargs))
         return map_result(node, lambda shape: self.pinned(shape, reason))
 
     def pinned(self, shape: tuple[int, ...], reason: str) -> Field:
@@ -112,18 +164,23 @@ class LabelFlow(Walk):
         return Field(label.reshape([1] * len(shape)), shape)
 
     def pin_parameter(self, parameter: Parameter, reason: str) -> None:
-        """Keep every index of a parameter, along its two dimensions of channels."""
-        for dim, size in enumerate(parameter.shape[:2]):
-            self.book.pin(self.book.parameter(parameter.name, dim, size), reason)
+        """Keep every index of a parameter."""
+        for dim, size in enumerate(parameter.shape):
+            if size > 1:
+                self.book.pin(self.book.parameter(parameter.name, dim, size), reason)
 
     def own(self, parameter: Value, dim: int, labels: Tensor) -> None:
         """The parameter's indices along ``dim`` belong to the channels ``labels``; a computed one carries its own."""
-        if isinstance(parameter, Parameter):
-            own = self.book.parameter(parameter.name, dim, parameter.shape[dim])
+        if isinstance(parameter, Parameter) and parameter.moved is None:
+            own = self.book.parameter(parameter.name, dim, labels.numel())
             self.book.unify(own, labels)
             self.book.pin(own[labels == NEUTRAL], f"{parameter.name} reads padding or a created tensor there")
-        elif isinstance(parameter, Field):
-            self.book.unify(parameter.vector(dim), labels)
+        elif isinstance(parameter, Parameter):
+            self.pin_parameter(parameter, reason := f"{parameter.name} is rearranged before it is used")
+            self.book.pin(labels, reason)
+        elif isinstance(parameter, (Field, Computed)):
+            field = parameter if isinstance(parameter, Field) else parameter.labels
+            self.book.unify(field.vector(dim), labels)
 
 
 Rule = Callable[[LabelFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Value]
@@ -143,9 +200,24 @@ def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     """Execute the op itself on the labels."""
     if base_name(node) in SIZED or cuts_channels(node, args):
         flow.sized.extend(field.data for field in fields_in(args, kwargs))
-    if has_parameters(args, kwargs) or reads_bits(args):
+    if reads_bits(args):
         return flow.unknown(node, args, kwargs)
+    if has_parameters(args, kwargs):
+        return _move_parameter(flow, node, args, kwargs)
     return execute(node, args, kwargs)
+
+
+def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Move the addresses of a parameter, or the labels of what is computed from parameters."""
+    operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (Field, Parameter, Computed))]
+    if len(operands) > 1:
+        return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} directly")
+    (moved,) = operands
+    if not isinstance(moved, Parameter):
+        args, kwargs = tree_map_only(Computed, lambda c: c.labels, (args, kwargs))
+        return tree_map_only(Field, Computed, execute(node, args, kwargs))
+    args, kwargs = tree_map_only(Parameter, lambda p: Field(p.addresses(), tuple(p.addresses().shape)), (args, kwargs))
+    return tree_map_only(Field, lambda f: Parameter(moved.name, moved.shape, f.full()), execute(node, args, kwargs))
 
 
 def cuts_channels(node: fx.Node, args: tuple[Value, ...]) -> bool:
@@ -158,7 +230,7 @@ def cuts_channels(node: fx.Node, args: tuple[Value, ...]) -> bool:
 
 def has_parameters(*values: Value) -> bool:
     """Whether a parameter or buffer is among (nested) arguments."""
-    return any(isinstance(leaf, Parameter) for leaf in tree_leaves(values))
+    return any(isinstance(leaf, (Parameter, Computed)) for leaf in tree_leaves(values))
 
 
 def move_as_float(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -187,7 +259,7 @@ def constant_pad(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs
 
 def same(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """The op changes no channel."""
-    return args[0] if isinstance(args[0], Field) else flow.unknown(node, args, kwargs)
+    return args[0] if isinstance(args[0], (Field, Parameter, Computed)) else flow.unknown(node, args, kwargs)
 
 
 def getitem(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -207,12 +279,61 @@ def meet(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     channel of the result; the channel it comes from is pinned. A channel that meets padding or a created tensor counts
     as sized: the number of channels may stand in ``forward``.
     """
-    if any(isinstance(a, Parameter) and a.shape not in ((), (1,)) for a in (*args, *kwargs.values())):
-        return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} directly")
     shape = shape_of(node)
-    fields = fields_in(args, kwargs)
-    if shape is None or not fields:
+    operands = (*args, *kwargs.values())
+    fields = fields_in(operands)
+    parameters = [a for a in operands if isinstance(a, (Parameter, Computed))]
+    if shape is None or not (fields or parameters):
         return flow.unknown(node, args, kwargs)
+    owned = [labels_of_parameter(flow, p, fields, shape) for p in parameters]
+    if None in owned:
+        return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} along several dimensions")
+    result = _unified(flow, node, [*fields, *(f for f in owned if f is not None)], shape)
+    return result if fields else Computed(result)
+
+
+def labels_of_parameter(
+    flow: LabelFlow, parameter: Parameter | Computed, others: list[Field], shape: tuple[int, ...]
+) -> Field | None:
+    """The labels that a parameter brings to an elementwise operation with ``others``.
+
+    Its dimension of channels is the one along which the others' labels vary, or along which it is broadcast over them.
+    Among parameters alone it is the only one that is larger than 1. Its other dimensions (the tokens of a position
+    embedding, say) stay as they are.
+
+    Returns:
+        The labels; ``None`` where no single dimension is that of channels.
+    """
+    if isinstance(parameter, Computed):
+        field = parameter.labels
+        along = [d for d in range(len(field.shape)) if field.varies(d)]
+        if all(_are_channels(d - len(field.shape), others, shape) for d in along):
+            return field
+        flow.book.pin(field.data, "a computed parameter that is not along channels")
+        return Field.uniform(NEUTRAL, field.shape, torch.int64)
+    found: list[Field] = []
+    size = tuple(parameter.addresses().shape)
+    for dim in range(len(parameter.shape)):
+        if parameter.shape[dim] > 1:
+            where = Field.of(parameter.coordinates(dim))
+            along = [d for d in range(len(size)) if where.varies(d)]
+            if any(_are_channels(d - len(size), others, shape) for d in along):
+                own = flow.book.parameter(parameter.name, dim, parameter.shape[dim])
+                if len(along) > 1:
+                    return None
+                found.append(Field(own[where.data], size))
+    if not found:
+        return Field.uniform(NEUTRAL, size, torch.int64)
+    return found[0] if len(found) == 1 else None
+
+
+def _are_channels(dim: int, others: list[Field], shape: tuple[int, ...]) -> bool:
+    """Whether labels vary along ``dim`` (negative) of a result, or could: nothing else has that dimension."""
+    present = [field for field in others if len(field.shape) >= -dim]
+    return any(field.varies(dim) for field in present) or all(field.shape[dim] != shape[dim] for field in present)
+
+
+def _unified(flow: LabelFlow, node: fx.Node, fields: list[Field], shape: tuple[int, ...]) -> Field:
     ndim = len(shape)
     aligned = [f.data.reshape([1] * (ndim - len(f.shape)) + list(f.data.shape)) for f in fields]
     sizes = [[1] * (ndim - len(f.shape)) + list(f.shape) for f in fields]
@@ -227,7 +348,8 @@ def meet(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
         else:
             flow.book.unify(result, data)
             one, other = torch.broadcast_tensors(result, data)  # type: ignore[no-untyped-call]
-            flow.sized.append(torch.where(one < 0, other, one)[(one < 0) != (other < 0)])
+            if math.prod(size) > 1:
+                flow.sized.append(torch.where(one < 0, other, one)[(one < 0) != (other < 0)])
             result = torch.where(one >= 0, one, other)
     if result is None:
         return Field.uniform(NEUTRAL, shape, torch.int64)
@@ -245,23 +367,47 @@ def channels(x: Field, dim: int) -> Tensor | None:
 
 
 def conv(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Convolution: mixes inputs into fresh outputs; depthwise: each output channel is its input channel."""
+    """Convolution: mixes inputs into fresh outputs, group by group; depthwise: each output is its input channel."""
     x, weight, bias, _stride, padding, _dilation, groups = conv_arguments(args)
+    kernel = weight.shape[2:] if isinstance(weight, Parameter) else ()
+    padded = is_padded(padding, kernel)
+    return _convolve(flow, node, args, kwargs, (x, weight, bias), groups, padded=padded, transposed=False)
+
+
+def conv_transposed(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Transposed convolution: the weight is ``[in, out / groups, *kernel]``; inner and border outputs differ."""
+    x, weight, bias, _stride, _padding, _output_padding, groups, _dilation = conv_transposed_arguments(args)
+    return _convolve(flow, node, args, kwargs, (x, weight, bias), groups, padded=True, transposed=True)
+
+
+def _convolve(
+    flow: LabelFlow,
+    node: fx.Node,
+    args: tuple[Value, ...],
+    kwargs: dict[str, Value],
+    operands: tuple[Value, Value, Value],
+    groups: int,
+    *,
+    padded: bool,
+    transposed: bool,
+) -> Value:
+    x, weight, bias = operands
     shape = shape_of(node)
-    if not isinstance(x, Field) or not isinstance(weight, Parameter) or shape is None:
+    if not isinstance(x, Field) or not is_plain(weight) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this convolution is computed")
-    channel_dim = -(len(weight.shape) - 1)
+    channel_dim = 1 - len(weight.shape)
     inputs = channels(x, channel_dim)
     if inputs is None:
         return flow.refuse(node, args, kwargs, "channels of this convolution's input vary over space")
-    outputs = flow.book.parameter(weight.name, 0, weight.shape[0])
-    if groups == 1:
-        _contract(flow, node, inputs, weight, bias, padded=is_padded(padding, weight.shape[2:]))
-    elif weight.shape[1] == 1 and groups == inputs.numel():
-        flow.book.unify(outputs, inputs.repeat_interleave(weight.shape[0] // groups))
+    outputs = flow.book.parameter(weight.name, int(transposed), shape[channel_dim])
+    if groups > 1:
+        flow.groups[weight.name] = groups
+    if groups == inputs.numel() > 1:
+        flow.book.unify(outputs, inputs.repeat_interleave(outputs.numel() // groups))
+        if transposed:  # both dimensions of the weight are channels
+            flow.own(weight, 0, inputs)
     else:
-        flow.book.pin(inputs, reason := f"convolution in {groups} groups (at {place(node)})")
-        flow.pin_parameter(weight, reason)
+        _contract(flow, node, inputs, weight, bias, padded=padded, groups=groups, transposed=transposed)
     flow.own(bias, 0, outputs)
     return Field.along(outputs, channel_dim % len(shape), shape)
 
@@ -270,7 +416,7 @@ def linear(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict
     """Linear layer on the last dimension."""
     x, weight, bias = (*args, None)[:3]
     shape = shape_of(node)
-    if not isinstance(x, Field) or not isinstance(weight, Parameter) or shape is None:
+    if not isinstance(x, Field) or not is_plain(weight) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this linear layer is computed")
     inputs = channels(x, -1)
     if inputs is None:
@@ -281,10 +427,63 @@ def linear(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict
     return Field.along(outputs, len(shape) - 1, shape)
 
 
-def _contract(flow: LabelFlow, node: fx.Node, inputs: Tensor, weight: Parameter, bias: Value, *, padded: bool) -> None:
-    flow.own(weight, 1, inputs)
+def is_plain(weight: Value) -> TypeGuard[Parameter]:
+    """Whether this is a parameter as it is registered."""
+    return isinstance(weight, Parameter) and weight.moved is None
+
+
+def _contract(
+    flow: LabelFlow,
+    node: fx.Node,
+    inputs: Tensor,
+    weight: Parameter,
+    bias: Value,
+    *,
+    padded: bool,
+    groups: int = 1,
+    transposed: bool = False,
+) -> None:
+    flow.own(weight, int(not transposed), inputs)
     name = bias.name if isinstance(bias, Parameter) else None
-    flow.contractions.append(Contraction(node, weight.name, name, 0, 1, inputs, padded))
+    flow.contractions.append(Contraction(node, weight.name, name, padded, groups, transposed))
+
+
+def product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Products of two activations (attention): each channel of one meets each of the other."""
+    return flow.refuse(node, args, kwargs, f"{base_name(node)}: a product of two activations, as in attention")
+
+
+def embedding(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """A table of vectors: its second dimension is that of channels."""
+    weight, shape = args[0], shape_of(node)
+    if not is_plain(weight) or shape is None:
+        return flow.refuse(node, args, kwargs, "the table of this embedding is computed")
+    return Field.along(flow.book.parameter(weight.name, 1, weight.shape[1]), len(shape) - 1, shape)
+
+
+def index(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Pick by a list of positions that is part of the network: executed, since nobody changes it."""
+    x = args[0]
+    positions = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, (Field, Parameter, Computed))]
+    if not isinstance(x, Field) or not all(is_plain(p) for p in positions):
+        return flow.unknown(node, args, kwargs)
+    flow.sized.append(x.data)
+
+    def value(parameter: Parameter) -> Tensor:
+        return flow.tensors[parameter.name].cpu()
+
+    rest = tree_map_only(Parameter, value, args[1:])
+    return execute(node, (x, *rest), kwargs)
+
+
+def glu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Gated linear unit: one half of the channels times the sigmoid of the other."""
+    x, dim = (*args, -1)[:2]
+    if not isinstance(x, Field):
+        return flow.unknown(node, args, kwargs)
+    flow.sized.append(x.data)
+    value, gate = (Field.of(half) for half in x.full().chunk(2, dim))
+    return _unified(flow, node, [value, gate], value.shape)
 
 
 # --- normalisations and reductions ---------------------------------------------------------------------------------
@@ -295,7 +494,13 @@ def batch_norm(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: 
     x = args[0]
     inputs = channels(x, 1) if isinstance(x, Field) else None
     if inputs is None:
-        return flow.refuse(node, args, kwargs, "channels of this BatchNorm's input vary over space")
+        return flow.refuse(node, args, kwargs, f"channels of this {base_name(node)}'s input vary over space")
+    mean = args[3]
+    if isinstance(mean, Parameter) and mean.name in flow.select:
+        outputs = flow.book.fresh(inputs.numel())
+        entries = math.prod(x.shape) // inputs.numel()
+        flow.selections.append(Selection(mean.name, inputs, outputs, entries))
+        x, inputs = Field.along(outputs, 1, x.shape), outputs
     for parameter in args[1:5]:
         flow.own(parameter, 0, inputs)
     return (x, None, None) if isinstance(node.meta.get("val"), (tuple, list)) else x
@@ -314,21 +519,31 @@ def prelu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
     return x
 
 
+def softmax(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Softmax: harmless along a dimension in which labels are the same (space, tokens)."""
+    x = args[0]
+    if isinstance(x, Field) and not x.varies(args[1]):
+        return x
+    return over_channels(flow, node, args, kwargs)
+
+
 def over_channels(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """LayerNorm, GroupNorm, softmax: a statistic over channels changes when one leaves, even a dead one."""
     return flow.refuse(node, args, kwargs, f"{base_name(node)}: a statistic over channels")
 
 
 def reduce(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Mean, sum, largest: harmless along dimensions in which the labels are the same."""
-    x, shape = args[0], shape_of(node)
-    if not isinstance(x, Field) or shape is None:
+    """Mean, sum, largest, norm: harmless along dimensions in which the labels are the same."""
+    x = args[0]
+    if len(args) > 1 and isinstance(args[1], (Field, Parameter, Computed)):
+        return meet(flow, node, args, kwargs)  # the larger of two tensors
+    if not isinstance(x, Field):
         return flow.unknown(node, args, kwargs)
-    dims = reduced_dims(x, args, kwargs)
+    dims = reduced_dims(node, x, args, kwargs)
     data = collapse(x.data, dims)
     if data is None:
         return flow.refuse(node, args, kwargs, f"{base_name(node)} over channels")
-    return Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape)
+    return map_result(node, lambda shape: Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape))
 
 
 def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -355,6 +570,7 @@ SLICES = frozenset(("slice", "select", "narrow"))
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),
     **named(move_as_float, MOVEMENT_OF_FLOATS),
+    **named(index, "index index_select"),
     "pad": pad,
     "constant_pad_nd": constant_pad,
     "getitem": getitem,
@@ -367,16 +583,22 @@ RULES: dict[str, Rule] = {
         meet,
         "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hardsigmoid hardswish hardtanh tanh softplus "
         "log_sigmoid hardshrink softshrink threshold exp expm1 log log1p sqrt rsqrt abs neg "
-        "square pow reciprocal clamp clamp_min clamp_max sin cos erf sign add sub mul div rsub maximum minimum where "
-        "masked_fill eq ne lt le gt ge logical_and logical_or logical_not",
+        "square pow reciprocal clamp clamp_min clamp_max sin cos tan atan erf sign floor ceil round trunc frac "
+        "fmod remainder lerp nan_to_num add sub mul div rsub maximum minimum where "
+        "masked_fill eq ne lt le gt ge logical_and logical_or logical_not addcmul addcdiv",
     ),
     **named(conv, CONVOLUTION),
+    **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,
+    **named(product, "matmul bmm mm einsum scaled_dot_product_attention baddbmm addmm"),
+    "embedding": embedding,
+    "glu": glu,
     **named(batch_norm, BATCH_NORM),
+    "instance_norm": batch_norm,
     "prelu": prelu,
-    **named(over_channels, "layer_norm native_layer_norm group_norm native_group_norm instance_norm"),
-    **named(over_channels, "softmax _softmax log_softmax _log_softmax"),
-    **named(reduce, "mean sum amax amin"),
+    **named(over_channels, "layer_norm native_layer_norm group_norm native_group_norm rms_norm"),
+    **named(softmax, "softmax _softmax log_softmax _log_softmax"),
+    **named(reduce, REDUCTIONS),
     **named(pool, WINDOWS),
     **named(pool, AVERAGE_POOLING),
     "upsample_bicubic2d": pool,

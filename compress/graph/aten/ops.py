@@ -27,6 +27,8 @@ MOVEMENT_OF_FLOATS = "upsample_nearest1d upsample_nearest2d upsample_nearest3d c
 UNCHANGED = "contiguous clone alias detach lift_fresh lift_fresh_copy"
 BATCH_NORM = "batch_norm _native_batch_norm_legit_no_training"
 CONVOLUTION = "conv1d conv2d conv3d"
+CONVOLUTION_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
+REDUCTIONS = "mean sum amax amin var std var_mean std_mean logsumexp prod any all linalg_vector_norm max min"
 
 WINDOWS = (
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices adaptive_avg_pool1d adaptive_avg_pool2d "
@@ -55,6 +57,12 @@ def conv_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
     return (*args, *defaults[len(args) :])
 
 
+def conv_transposed_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
+    """(input, weight, bias, stride, padding, output_padding, groups, dilation) with ATen's defaults filled in."""
+    defaults = (None, None, None, 1, 0, 0, 1, 1)
+    return (*args, *defaults[len(args) :])
+
+
 def is_padded(padding: Any, kernel: tuple[int, ...]) -> bool:
     """Whether the convolution reads beyond the border."""
     if isinstance(padding, str):
@@ -68,8 +76,11 @@ def spatial_dims(node: fx.Node, x: Field) -> range:
     return range(len(x.shape) - spatial, len(x.shape))
 
 
-def reduced_dims(x: Field, args: tuple[Value, ...], kwargs: dict[str, Value]) -> tuple[int, ...]:
-    """The dimensions that a reduction (input, dim, ...) works on, not negative; all of them where it names none."""
-    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+def reduced_dims(node: fx.Node, x: Field, args: tuple[Value, ...], kwargs: dict[str, Value]) -> tuple[int, ...]:
+    """The dimensions that a reduction works on, not negative; all of them where it names none."""
+    position = 2 if base_name(node) == "linalg_vector_norm" else 1
+    dims = args[position] if len(args) > position else kwargs.get("dim")
+    if dims is None or isinstance(dims, bool):  # var(input, unbiased)
+        dims = range(len(x.shape))
     dims = [dims] if isinstance(dims, int) else dims or range(len(x.shape))
     return tuple(d % max(len(x.shape), 1) for d in dims)

@@ -223,25 +223,15 @@ KEPT = {
         nn.Identity(),
         "cumsum has no rule (at cumsum)",
     ),
-    "grouped convolution": (
-        lambda m, x: pooled(m, m.extra(m.a(x))[:, :4]),
-        nn.Conv2d(4, 4, 1, groups=2),
-        "convolution in 2 groups (at extra)",
-    ),
-    "transposed convolution": (
-        lambda m, x: pooled(m, m.extra(m.a(x))),
-        nn.ConvTranspose2d(4, 4, 2, stride=2),
-        "conv_transpose2d has no rule (at extra)",
-    ),
-    "parameter in arithmetic": (
-        lambda m, x: pooled(m, m.a(x) * m.extra.weight[None, :, None, None]),
-        nn.LayerNorm(4),
-        "unsqueeze has no rule (at unsqueeze)",
+    "a parameter with two dimensions of channels": (
+        lambda m, x: m.head((m.a(x).mean((2, 3))[:, :, None] + m.a(x).mean((2, 3))[:, None] * m.extra.weight).sum(1)),
+        nn.Linear(4, 4),
+        "a parameter enters mul along several dimensions (at mul)",
     ),
     "matmul": (
         lambda m, x: m.head(m.a(x).mean((2, 3)) @ m.extra.weight.T),
         nn.Linear(4, 4),
-        "matmul has no rule (at matmul)",
+        "matmul: a product of two activations, as in attention (at matmul)",
     ),
 }
 
@@ -265,7 +255,7 @@ def test_a_one_channel_attention_map_is_kept_and_ties_nothing(net):
     assert reasons(graph, "map.weight") == {"broadcast over channels by mul (at mul)"}
 
 
-def test_parameters_of_unknown_modules_are_kept_by_the_name_of_their_class(net):
+def test_parameters_of_other_modules_are_channels_like_any(net):
     class Scaled(nn.Conv2d):
         pass
 
@@ -273,13 +263,56 @@ def test_parameters_of_unknown_modules_are_kept_by_the_name_of_their_class(net):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.randn(4, 4, 1, 1))
+            self.scale = nn.Parameter(torch.randn(1, 4, 1, 1))
 
     model = net(
-        lambda m, x: pooled(m, F.conv2d(m.a(x), m.plain.weight)), a=Scaled(3, 4, 1), plain=Plain(), head=head(4)
+        lambda m, x: pooled(m, F.conv2d(m.a(x) * m.plain.scale, m.plain.weight)),
+        a=Scaled(3, 4, 1),
+        plain=Plain(),
+        head=head(4),
     )
     graph = channel_graph(model, (X,))
-    assert reasons(graph, "a.weight") >= {"a.weight belongs to a Scaled"}
-    assert reasons(graph, "plain.weight") >= {"plain.weight belongs to a Plain"}
+    for name in ("a.weight", "plain.weight"):
+        assert is_free(graph, name) == [True] * 4
+    assert graph.classes.parameters["plain.scale"][1].tolist() == classes(graph, "a.weight")
+    assert all(consumer.shift is None for consumer in graph.consumers if consumer.weight == "plain.weight")
+
+
+LAYER_SCALES = {
+    "layer scale": ((4, 1, 1), lambda y, p: y * p),
+    "flat, unsqueezed": ((4,), lambda y, p: y * p[None, :, None, None]),
+    "squared": ((4,), lambda y, p: y + (p * p).reshape(1, -1, 1, 1)),
+    "of an image with one channel": ((1, 4, 1, 1), lambda y, p: y[:, :1] * p),
+}
+
+
+@pytest.mark.parametrize("case", LAYER_SCALES)
+def test_parameters_in_arithmetic_belong_to_the_channels_they_meet(net, case):
+    shape, use = LAYER_SCALES[case]
+    model = net(lambda m, x: pooled(m, m.b(use(m.a(x), m.p))), a=conv(3, 4), b=conv(4, 4), head=head(4))
+    model.p = nn.Parameter(torch.randn(shape))
+    graph = channel_graph(model, (X,))
+    (own,) = graph.classes.parameters["p"].values()
+    assert own.tolist() == graph.classes.parameters["b.weight"][1].tolist()
+    assert bool(graph.free()[own].all())
+
+
+def test_a_parameter_along_space_is_no_channel(net):
+    """A position embedding: the height along which it varies is none of channels."""
+    model = net(lambda m, x: pooled(m, m.b(m.a(x) + m.p)), a=conv(3, 4), b=conv(4, 4), head=head(4))
+    model.p = nn.Parameter(torch.randn(1, 4, 8, 1))
+    graph = channel_graph(model, (torch.randn(1, 3, 8, 8),))
+    assert list(graph.classes.parameters["p"]) == [1]
+    assert is_free(graph, "a.weight") == [True] * 4
+    assert len(set(classes(graph, "a.weight"))) == 4
+
+
+def test_groups_are_read_one_by_one(net):
+    model = net(lambda m, x: pooled(m, m.b(m.a(x))), a=conv(3, 8), b=nn.Conv2d(8, 6, 3, groups=2), head=head(6))
+    graph = channel_graph(model, (X,))
+    assert graph.classes.parameters["b.weight"][1].tolist() == classes(graph, "a.weight")
+    inputs, outputs = graph.partitions
+    assert {tuple(inputs.shape), tuple(outputs.shape)} == {(2, 4), (2, 3)}
 
 
 def test_a_tensor_that_is_no_parameter_is_kept(net):
@@ -299,13 +332,14 @@ def test_computed_weights_are_kept(net):
     assert any("the weight of this convolution is computed (at b)" in why for why in reasons(graph, "a.weight"))
 
 
-def test_computed_batch_norm_scales_are_kept(net):
+def test_a_computed_batch_norm_scale_belongs_to_the_channel(net):
     def run(m, x):
         bn = m.bn
         return pooled(m, F.batch_norm(m.a(x), bn.running_mean, bn.running_var, bn.weight * 2, bn.bias))
 
     graph = channel_graph(net(run, a=conv(3, 4), bn=nn.BatchNorm2d(4), head=head(4)), (X,))
-    assert "a parameter enters mul directly (at mul)" in reasons(graph, "a.weight")
+    assert classes(graph, "bn.weight") == classes(graph, "a.weight")
+    assert is_free(graph, "a.weight") == [True] * 4
 
 
 @pytest.mark.parametrize(
