@@ -1,0 +1,114 @@
+"""From scores and a target to the classes of channels that leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ConfigError
+from compress.pruning.allocation import UnreachableError, below, down_to, ranks
+from compress.pruning.candidates import Candidates
+from compress.pruning.cost import COSTS, Ledger, Term
+from compress.pruning.policy import Policy
+from compress.pruning.target import NAMES, TOLERANCE, Target
+from compress.pruning.units import Units, find_units
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target in what it counts: multiply-accumulates, parameters, or groups.
+
+    Attributes:
+        target: what was asked for.
+        terms: what is counted.
+        given: the count before pruning.
+        value: the count to come down to.
+    """
+
+    target: Target
+    terms: tuple[Term, ...]
+    given: float
+    value: float
+
+    @property
+    def tolerance(self) -> float:
+        """How far from ``value`` the result may be."""
+        return TOLERANCE * self.given
+
+    def refusal(self, nearest: float, policy: Policy) -> ConfigError:
+        """What to tell where the target is out of reach, and ``nearest`` is the nearest count."""
+        what = NAMES[self.target.kind]
+        floor = f"{policy.min_channels} channel" + "s" * (policy.min_channels > 1)
+        why = (
+            f"beside what cannot leave, every layer keeps at least {floor} (min_channels); no fewer than"
+            if nearest > self.value
+            else "channels leave whole; the nearest that was found is"
+        )
+        asked = f"target {self.target.kind} {self.target.value:g} ({self.value:,.0f} of {self.given:,.0f} {what})"
+        return ConfigError(
+            f"{asked} cannot be reached within {TOLERANCE:.0%}: {why} {nearest:,.0f} {what}, {nearest / self.given:.2%}"
+        )
+
+
+def make_goal(target: Target, model: nn.Module, candidates: Candidates) -> Goal:
+    """The goal of a target for a network.
+
+    Raises:
+        ConfigError: the network meets it as it is.
+    """
+    if target.kind in COSTS:
+        terms = tuple(COSTS[target.kind](model, candidates.graph))
+        given = sum(term.cost for term in terms) if candidates.compact is None else target.cost(candidates.compact)
+        return Goal(target, terms, given, target.goal(given))
+    count = len(candidates.alive)
+    return Goal(target, (Term(count, (candidates.alive,)),), count, round(target.value * count))
+
+
+def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tensor, surplus: float) -> Tensor:
+    """The classes that leave.
+
+    Args:
+        candidates: the classes and their scores.
+        goal: what is to be reached.
+        policy: how.
+        excluded: bool ``[classes]``, candidates that must stay.
+        surplus: how much more the compact network was found to cost than is counted here.
+
+    Returns:
+        Bool ``[classes]``.
+
+    Raises:
+        ConfigError: the target cannot be reached.
+    """
+    scores = candidates.scores.masked_fill(excluded, torch.nan)
+    units = find_units(scores, candidates.layers, candidates.graph.partitions)
+    ledger = Ledger(goal.terms, units.of_class, candidates.gone, candidates.rows, policy.min_channels)
+    if goal.target.kind == "threshold":
+        return units.members(_below_threshold(units, goal.target.value, ledger))
+    if goal.target.kind == "keep-ratio" and policy.per_layer:
+        return units.members(_same_share(units, goal, policy, ledger))
+    try:
+        values = ranks(units) if policy.per_layer else units.score
+        return units.members(down_to(goal.value - surplus, goal.tolerance, values, ledger))
+    except UnreachableError as error:
+        raise goal.refusal(error.nearest + surplus, policy) from error
+
+
+def _below_threshold(units: Units, limit: float, ledger: Ledger) -> list[int]:
+    chosen = below(limit, units.highest, ledger)
+    if not chosen:
+        scores = f"from {units.highest.min():.4g} to {units.highest.max():.4g}" if len(units) else "there are none"
+        raise ConfigError(f"target threshold {limit:g}: no group is below it and may leave; scores run {scores}")
+    return chosen
+
+
+def _same_share(units: Units, goal: Goal, policy: Policy, ledger: Ledger) -> list[int]:
+    """The same share of each layer, rounded to whole units."""
+    limit, places = 1 - goal.target.value, ranks(units)
+    chosen = below(limit, places, ledger)
+    wanted = goal.given - int(units.members((places < limit).nonzero().flatten().tolist()).sum())
+    if ledger.total - wanted > goal.tolerance:
+        raise goal.refusal(ledger.total, policy)
+    return chosen

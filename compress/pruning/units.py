@@ -1,0 +1,122 @@
+"""Units: the classes of channels that leave together.
+
+A class is a unit of its own, except in grouped convolutions: there as many channels must leave each group, so that a
+unit takes one from every group, the least important of each first. Where the groups of several convolutions cut across
+each other (a channel shuffle between them), it takes one class from every cell of that grid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Units:
+    """What may leave, piece by piece.
+
+    Attributes:
+        of_class: int64 ``[classes]``, the unit of each class; -1 for classes that stay.
+        score: float64 ``[units]``, the mean over the unit's classes.
+        highest: float64 ``[units]``, the largest among them.
+        layer: int64 ``[units]``, see ``layers_of``.
+    """
+
+    of_class: Tensor
+    score: Tensor
+    highest: Tensor
+    layer: Tensor
+
+    def __len__(self) -> int:
+        return self.score.numel()
+
+    def members(self, units: Sequence[int]) -> Tensor:
+        """Bool ``[classes]``: the classes of ``units``."""
+        chosen = torch.zeros(len(self) + 1, dtype=torch.bool)  # the last entry stands for -1
+        chosen[torch.tensor(units, dtype=torch.int64)] = True
+        return chosen[self.of_class]
+
+
+def find_units(scores: Tensor, layers: Tensor, partitions: Sequence[Tensor]) -> Units:
+    """The units of the classes that have a score.
+
+    Args:
+        scores: float64 ``[classes]``, NaN for classes that must stay.
+        layers: int64 ``[classes]``.
+        partitions: int64 ``[groups, channels per group]`` classes, of each side of each grouped convolution.
+    """
+    of_class = torch.full(scores.shape, -1, dtype=torch.int64)
+    single = ~scores.isnan()
+    count = 0
+    for connected in _connected(partitions, len(scores)):
+        single[torch.cat([p.flatten() for p in connected])] = False
+        for unit in _balanced(scores, connected):
+            of_class[unit] = count
+            count += 1
+    of_class[single] = torch.arange(count, count + int(single.sum()))
+    inside = of_class >= 0
+    units, found = of_class[inside], scores[inside]
+    size = int(of_class.max()) + 1 if len(of_class) else 0
+    empty = torch.zeros(size, dtype=torch.float64)
+    layer = torch.zeros(size, dtype=torch.int64)
+    layer[units] = layers[inside]
+    return Units(
+        of_class,
+        empty.index_add(0, units, found) / torch.bincount(units, minlength=size),
+        empty.scatter_reduce(0, units, found, "amax"),
+        layer,
+    )
+
+
+def layers_of(out_slices: Sequence[Tensor], count: int) -> Tensor:
+    """Which classes are channels of the same layer, through everything that couples layers: int64 ``[count]``.
+
+    Args:
+        out_slices: for each layer, the classes of its output channels.
+        count: number of classes.
+    """
+    pairs = torch.cat([torch.stack((c[:1].expand(len(c)), c)) for c in out_slices] or [torch.empty(2, 0)], dim=1)
+    return _components(pairs.long(), count)
+
+
+def _components(pairs: Tensor, count: int) -> Tensor:
+    one, other = pairs.numpy()
+    matrix = coo_array((torch.ones(len(one)).numpy(), (one, other)), shape=(count, count))
+    return torch.from_numpy(connected_components(matrix, directed=False)[1]).long()
+
+
+def _connected(partitions: Sequence[Tensor], count: int) -> list[list[Tensor]]:
+    """Partitions that share classes, together."""
+    component = layers_of([p.flatten() for p in partitions], count)
+    found: dict[int, list[Tensor]] = {}
+    for partition in partitions:
+        together = found.setdefault(int(component[partition[0, 0]]), [])
+        if not any(torch.equal(partition, other) for other in together):
+            together.append(partition)
+    return list(found.values())
+
+
+def _balanced(scores: Tensor, partitions: Sequence[Tensor]) -> list[Tensor]:
+    """Units that take equally many channels from each row of each partition; none where that cannot be.
+
+    Classes with the same place in all partitions form a cell; the n-th unit takes the n-th least important of each.
+    """
+    places: dict[int, list[tuple[int, int]]] = {}
+    for index, partition in enumerate(partitions):
+        for row, classes in enumerate(partition.tolist()):
+            for cls in classes:
+                places.setdefault(cls, []).append((index, row))
+    cells: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for cls, where in places.items():
+        cells.setdefault(tuple(where), []).append(cls)
+    taken = Counter(place for where in cells for place in where)
+    if any(len({taken[index, row] for row in range(len(p))}) > 1 for index, p in enumerate(partitions)):
+        return []
+    ranked = [sorted((c for c in cell if not scores[c].isnan()), key=scores.__getitem__) for cell in cells.values()]
+    return [torch.tensor(unit) for unit in zip(*ranked, strict=False)]
