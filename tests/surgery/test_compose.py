@@ -153,30 +153,39 @@ def test_three_plans_compose_in_either_order(cut_twice, kill_):
 
 @dataclasses.dataclass(frozen=True)
 class LaterPlan(Plan):
-    selections: tuple[str, ...] = ()
+    mergers: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class LaterKept(Kept):
-    groups: int = 0
-
-
-def test_what_is_not_known_is_refused(cut_twice):
+def test_what_is_not_known_is_refused_in_the_first_and_taken_from_the_second(cut_twice):
     first, second = cut_twice
-    later = LaterPlan(**vars(first.plan) | {"selections": ("bn1",)})
-    with pytest.raises(CheckpointError, match=r"cannot be composed with another: it holds selections"):
+    later = LaterPlan(**vars(first.plan) | {"mergers": ("bn1",)})
+    with pytest.raises(CheckpointError, match=r"cannot be followed by another: it holds mergers"):
         compose(later, second.plan)
-    kept = {"a.weight": LaterKept((6, 3, 3, 3), {0: [0, 1]}, groups=2)}
-    with pytest.raises(CheckpointError, match=r"it holds groups of a\.weight"):
-        compose(dataclasses.replace(first.plan, parameters=kept), second.plan)
-    nothing = Plan("Small", {})
-    assert compose(nothing, later).selections == ("bn1",)
-    assert compose(later, nothing).selections == ("bn1",)
+    selecting = dataclasses.replace(first.plan, selections={"bn1": [0, 1]})
+    with pytest.raises(CheckpointError, match=r"it holds selections; compact the network in its original shapes"):
+        compose(selecting, second.plan)
+    last = dataclasses.replace(second.plan, selections={"bn1": [0, 1]}, constant_layers=("b",))
+    composed = compose(first.plan, last)
+    assert (composed.selections, composed.constant_layers) == ({"bn1": [0, 1]}, ("b",))
+    nothing = Plan("Small", {}, hash_after="h")
+    assert compose(nothing, later).mergers == ("bn1",)
+    assert compose(later, nothing).mergers == ("bn1",)
+
+
+def test_groups_are_composed_group_by_group():
+    first = Plan("Net", {"w": Kept((8, 3, 1, 1), {0: [0, 1, 2, 4, 6, 7], 1: [0, 1, 4, 5]}, groups=2)})
+    second = Plan("Net", {"w": Kept((6, 2, 1, 1), {0: [1, 2, 3, 5], 1: [1, 3]}, groups=2)})
+    composed = compose(first, second).parameters["w"]
+    assert composed == Kept((8, 3, 1, 1), {0: [1, 2, 4, 7], 1: [1, 5]}, groups=2)
+    weight = torch.randn(8, 3, 1, 1)
+    assert torch.equal(composed.cut(weight), second.parameters["w"].cut(first.parameters["w"].cut(weight)))
+    with pytest.raises(CheckpointError, match=r"w has shape \(6, 2, 1, 1\) \(groups: 2\)"):
+        compose(first, Plan("Net", {"w": Kept((6, 2, 1, 1), {0: [1, 2]})}))
 
 
 def test_plans_that_do_not_follow_each_other_are_refused(cut_twice):
     first, second = cut_twice
-    with pytest.raises(CheckpointError, match=r"both give b\.bias|has shape \(4, 3, 3, 3\) after the first.*\(6, 3"):
+    with pytest.raises(CheckpointError, match=r"both give b\.bias|a\.weight has shape \(4, 3, 3, 3\) .*\(6, 3"):
         compose(first.plan, first.plan)
     wrong = dict(second.plan.parameters, **{"b.bias": Kept((5,), {0: [0, 1, 2]})})
     with pytest.raises(CheckpointError, match=r"gives b\.bias to the network, the second cuts it otherwise"):
