@@ -7,6 +7,7 @@ why; and for every layer that mixes channels, which inputs are proved constant. 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -120,6 +121,12 @@ class ChannelGraph:
     constant_output: bool
     depends_on_size: bool
     elsewhere: tuple[Consumer, ...] = ()
+
+    @cached_property
+    def reads(self) -> dict[str, Tensor]:
+        """State name of a consumer's weight -> bool ``[groups, out, in]``: whether an output reads an input at all."""
+        with torch.no_grad():
+            return {c.weight: (c.by_group(self.tensors[c.weight]) != 0).any(-1).cpu() for c in self.consumers}
 
     def out_slices(self) -> dict[tuple[str, int], Tensor]:
         """(parameter or buffer, dimension) -> class of each index, where the index *is* a channel of that class.

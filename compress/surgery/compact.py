@@ -28,6 +28,7 @@ from compress.surgery.verify import (
     mixed_channels,
     other_sizes,
     random_inputs,
+    runs_the_same,
 )
 
 Select = Literal["auto", "never", "always"]
@@ -168,7 +169,7 @@ def _analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool
     graph = graph_of(plain, traced)
     if graph.constant_output:
         raise _nothing_left(plain, graph)
-    elsewhere = _consumers_elsewhere(plain, example_inputs) if fold and graph.depends_on_size else ()
+    elsewhere = _consumers_elsewhere(plain, example_inputs) if graph.depends_on_size else ()
     graph = dataclasses.replace(graph, elsewhere=elsewhere)
     if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
         return graph
@@ -197,10 +198,14 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
 
 
 def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
-    """What layers read at another input size; nothing where the network takes only one."""
+    """What layers read at another input size, where ``forward`` does something else there.
+
+    Where it runs the same operations, or where the network takes only one size, constants hold as they are.
+    """
     for shapes in other_sizes(example_inputs):
+        inputs = random_inputs(example_inputs, shapes, seed=0)
         try:
-            return channel_graph(plain, random_inputs(example_inputs, shapes, seed=0)).consumers
+            return () if runs_the_same(plain, example_inputs, inputs) else channel_graph(plain, inputs).consumers
         except ModelError:
             continue
     return ()

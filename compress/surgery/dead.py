@@ -89,7 +89,7 @@ class _Search:
             self.everywhere.setdefault(consumer.weight, []).append(consumer)
         self.inputs = {w: graph.classes.parameters[w][uses[0].in_dim] for w, uses in self.uses.items()}
         self.outputs = {w: graph.classes.parameters[w][1 - uses[0].in_dim] for w, uses in self.uses.items()}
-        self.reads = {w: (uses[0].by_group(graph.tensors[w]) != 0).any(-1).cpu() for w, uses in self.uses.items()}
+        self.reads = graph.reads
         self.constants = {weight: self._agreed(weight) for weight in self.inputs}
         self.padded = {weight: any(c.padded for c in self.everywhere[weight]) for weight in self.inputs}
         self.foldable = {w: fold and self._can_fold(w) for w in self.inputs}

@@ -18,16 +18,18 @@ COPY_COST = 8
 
 
 def may_select(graph: ChannelGraph, decision: Decision) -> bool:
-    """Whether any BatchNorm could read fewer channels than stay."""
+    """Whether any BatchNorm could read fewer channels than stay, those apart that stay to carry others."""
+    stays = ~decision.removed
+    stays[list(decision.kept)] = False
     for mean in graph.norms:
         scale = mean.removesuffix("running_mean") + "weight"
         if scale in graph.tensors and scale in graph.classes.parameters:
             dead = graph.tensors[scale].cpu() == 0
-            if bool((dead & ~decision.removed[graph.classes.parameters[scale][0]]).any()):
+            if bool((dead & stays[graph.classes.parameters[scale][0]]).any()):
                 return True
     if not graph.norms:
         return False
-    return any(bool((unread & ~decision.removed[inputs]).any()) for inputs, unread in unread_inputs(graph, decision))
+    return any(bool((unread & stays[inputs]).any()) for inputs, unread in unread_inputs(graph, decision))
 
 
 def worth_selecting(graph: ChannelGraph, decision: Decision, *, at_any_cost: bool) -> frozenset[str]:

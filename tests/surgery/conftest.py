@@ -1,6 +1,7 @@
 """Helpers of the surgery tests, as fixtures that are functions: tests have no package to import from."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -83,11 +84,11 @@ def _kill_free_(
     return killed
 
 
-def _compact_exactly(model: nn.Module, *inputs: Tensor) -> CompactResult:
+def _compact_exactly(model: nn.Module, *inputs: Tensor, **options: Any) -> CompactResult:
     """``compact``, and our own comparison on inputs of our own; the model must come out as it went in."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    result = compact(model, inputs[:1])
+    result = compact(model, inputs[:1], **options)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert type(result.model) is type(model)
