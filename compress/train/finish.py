@@ -15,11 +15,22 @@ import compress
 from compress.data import Data, Split
 from compress.errors import ConstantOutputError, ModelError, VerificationError
 from compress.files import write_json
-from compress.surgery import save_weights
+from compress.surgery import Plan, save_weights
+from compress.surgery.compose import compose
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
-from compress.train.rundir import MASKED, MODEL, PLAN, SUMMARY, SUMMARY_FORMAT, file_hash, model_file, run_hash
+from compress.train.rundir import (
+    MASKED,
+    MODEL,
+    PLAN,
+    SUMMARY,
+    SUMMARY_FORMAT,
+    Origin,
+    file_hash,
+    model_file,
+    run_hash,
+)
 
 AGREEMENT_TOLERANCE = 1e-5
 """Largest difference of masked and compact outputs on real images, relative to the largest output (or to 1): some ten
@@ -41,6 +52,7 @@ class Trained:
         dead_share: Share of the penalty's groups that are zero, if there was a penalty.
         best: Highest validation accuracy while training, and its epoch.
         seconds: Training time.
+        biases: What gives the recipe's network the biases that ``masked`` has beyond it, if it has any.
     """
 
     masked: nn.Module
@@ -48,10 +60,21 @@ class Trained:
     dead_share: float | None
     best: dict[str, float]
     seconds: float
+    biases: Plan | None = None
 
 
-def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path) -> None:
+def finish(
+    config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path, origin: Origin | None = None
+) -> None:
     """Compact the trained network, verify it, and write weights, plan and summary.
+
+    Args:
+        config: The recipe.
+        data: Its validation split is read, and its test split, once.
+        inputs: Brings images to the network's device.
+        trained: What training came to.
+        directory: Exists, and holds the recipe.
+        origin: The run that this one went on from.
 
     Raises:
         ModelError: The network returns the same for every image; masked weights are saved.
@@ -66,9 +89,14 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         raise ModelError(_nothing_left(error, config)) from error
     max_abs_error = _check_agreement(trained.masked, result.model, data, inputs)
     save_weights(result.model, directory / MODEL)
-    result.plan.save(directory / PLAN)
+    plan = result.plan if trained.biases is None else compose(trained.biases, result.plan)
+    plan.save(directory / PLAN)
 
-    models = {"dense": trained.dense, "masked": trained.masked, "compact": result.model}
+    models = {"masked": trained.masked, "compact": result.model}
+    if trained.dense is not None:
+        models["dense"] = trained.dense
+    known = {"validation": None, "test": None} if origin is None else origin.run.dense_accuracy
+    dense = {split: {"dense": accuracy} for split, accuracy in known.items()}
     report = result.report.to_dict()
     masked_bytes = (directory / MASKED).stat().st_size
     file = model_file(config)
@@ -81,9 +109,10 @@ def finish(config: Config, data: Data, inputs: Inputs, trained: Trained, directo
         "std": list(data.std),
         "image_shape": list(data.image_shape),
         "images": {"train": len(data.train), "validation": len(data.validation)},
+        "origin": None if origin is None else {**origin.record(), **origin.details},
         "accuracy": {
-            "validation": _accuracies(models, data.validation, inputs),
-            "test": _accuracies(models, data.load_test(), inputs),
+            "validation": dense["validation"] | _accuracies(models, data.validation, inputs),
+            "test": dense["test"] | _accuracies(models, data.load_test(), inputs),
         },
         "parameters": {"dense": report["params_before"], "compact": report["params_after"]},
         "macs": {"dense": report["macs_before"], "compact": report["macs_after"]},
@@ -130,8 +159,5 @@ def _check_agreement(masked: nn.Module, compact: nn.Module, data: Data, inputs: 
     return error
 
 
-def _accuracies(models: dict[str, nn.Module | None], split: Split | None, inputs: Inputs) -> dict[str, float | None]:
-    return {
-        name: None if model is None or split is None else evaluate(model, split, inputs).accuracy
-        for name, model in models.items()
-    }
+def _accuracies(models: dict[str, nn.Module], split: Split | None, inputs: Inputs) -> dict[str, float | None]:
+    return {name: None if split is None else evaluate(model, split, inputs).accuracy for name, model in models.items()}

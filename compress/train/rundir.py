@@ -1,10 +1,11 @@
-"""A run directory: what ``compress train`` leaves behind, and how the other commands open it.
+"""A run directory: what ``compress train``, ``prune`` and ``finetune`` leave behind, and how it is opened.
 
 ==================== =================================================================================
 config.toml          the resolved recipe
+origin.json          the run that this one goes on from, if it is no first one
 metrics.jsonl        one line an epoch
 checkpoint.pt        the state to resume from
-masked.safetensors   the trained weights in their first shapes, dead channels as exact zeros
+masked.safetensors   the weights in the shapes of the recipe's network, channels that have left as exact zeros
 model.safetensors    the compact weights
 plan.json            how the compact network comes from the first one
 summary.json         accuracies, sizes, hashes; written last, so that it marks a complete run
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,16 @@ from torch import Tensor, nn
 import compress
 from compress.data import Data, load
 from compress.errors import CheckpointError, ConfigError
+from compress.files import write_json
 from compress.models import build
-from compress.surgery.plan import load_weights, put_weights_
-from compress.train.config import Config, DataSection
+from compress.surgery.compose import restore_
+from compress.surgery.plan import Plan, load_weights, put_weights_
+from compress.train.config import NO_PENALTY, Config, DataSection
 from compress.train.inputs import Inputs
 from compress.train.recipe import changed_keys, resolve
 
 CONFIG = "config.toml"
+ORIGIN = "origin.json"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 MASKED = "masked.safetensors"
@@ -41,7 +46,7 @@ PLAN = "plan.json"
 SUMMARY = "summary.json"
 DENSE = "dense"
 
-SUMMARY_FORMAT = 2
+SUMMARY_FORMAT = 3
 """Raised when keys of ``summary.json`` are added or change their meaning."""
 
 
@@ -87,8 +92,8 @@ def check_new(directory: Path) -> None:
         raise ConfigError(f"--out {directory}: is a file; give the name of a new directory")
     if directory.is_dir() and any(directory.iterdir()):
         raise ConfigError(
-            f"--out {directory}: is not empty. To continue the run in it: "
-            f"compress train --out {directory} --resume; else give another name or remove it"
+            f"--out {directory}: is not empty. To continue the run in it: {resume_command(directory)}; "
+            "else give another name or remove it"
         )
 
 
@@ -103,20 +108,52 @@ def saved_recipe(directory: Path) -> Path:
     return directory / CONFIG
 
 
-def check_same(directory: Path, config: Config) -> None:
-    """Refuse to resume a run with another recipe.
+def resume_command(directory: Path) -> str:
+    """The line to paste that continues the run in ``directory``."""
+    origin = _saved_origin(directory)
+    command = ["train"] if origin is None else [origin["act"], origin["run"]]
+    return shlex.join(["compress", *command, "--out", str(directory), "--resume"])
+
+
+def check_same(directory: Path, config: Config, origin: Origin | None = None) -> None:
+    """Refuse to resume a run with another recipe, or from another origin.
 
     Raises:
         CheckpointError: There is no run in ``directory``.
-        ConfigError: The recipe differs from the saved one; every change is listed.
+        ConfigError: The recipe differs from the saved one; every change is listed. Or the origin does.
     """
-    changes = changed_keys(resolve(saved_recipe(directory)), config)
+    saved = resolve(saved_recipe(directory))
+    before, now = _saved_origin(directory), None if origin is None else origin.record()
+    if before != now and (before is None or now is None or before["hash"] != now["hash"]):
+        raise ConfigError(
+            f"--resume {directory}: that run goes on from {before['run'] if before else 'no other run'}, "
+            f"not from {now['run'] if now else 'none'}; continue it with: {resume_command(directory)}"
+        )
+    changes = changed_keys(saved, config)
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise ConfigError(
             f"--resume {directory}: the recipe is not the one that the run was started with\n{listed}\n"
             "leave these as they were, or start a new run with another --out"
         )
+
+
+def _saved_origin(directory: Path) -> dict[str, str] | None:
+    path = directory / ORIGIN
+    if not path.is_file():
+        return None
+    origin = _read_json(path)
+    if not {"act", "run", "hash"} <= origin.keys():
+        raise CheckpointError(f"{path}: is damaged: expected act, run and hash, got {', '.join(origin) or 'nothing'}")
+    return origin
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -154,6 +191,15 @@ class Run:
         return tuple(self.summary["std"])
 
     @property
+    def dense_accuracy(self) -> dict[str, float | None]:
+        """By split, the accuracy of the network before anything became zero; None where there was no such network."""
+        is_dense = self.config.penalty.name == NO_PENALTY and self.summary["origin"] is None
+        return {
+            split: accuracy["masked"] if accuracy["dense"] is None and is_dense else accuracy["dense"]
+            for split, accuracy in self.summary["accuracy"].items()
+        }
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         channels, height, width = self.summary["image_shape"]
@@ -168,16 +214,45 @@ class Run:
         """
         return compress.load(self.path / PLAN, self.path / MODEL, base=self._base).eval()
 
+    def plan(self) -> Plan:
+        """From the recipe's network to the compact one.
+
+        Raises:
+            CheckpointError: Its file is damaged.
+        """
+        return Plan.load(self.path / PLAN)
+
     def dense_model(self) -> nn.Module:
-        """The trained network in its first shapes, dead channels as exact zeros; in eval mode on the CPU.
+        """The network in the recipe's shapes, channels that have left as exact zeros; in eval mode on the CPU.
 
         Raises:
             CheckpointError: Its file is damaged or does not fit the network.
             ModelError: The network cannot be built any more.
         """
         model, path = self._base(), self.path / MASKED
+        self.biases().reshape_(model)
         put_weights_(model, load_weights(path), source=str(path))
         return model.eval()
+
+    def biases(self) -> Plan:
+        """What gives the recipe's network the biases that ``dense_model`` has beyond it; mostly nothing.
+
+        They hold what constant channels added before an earlier compaction took them out.
+        """
+        plan, weights = self.plan(), load_weights(self.path / MASKED)
+        return Plan(plan.architecture, {}, new_biases=tuple(name for name in plan.new_biases if name in weights))
+
+    def restored(self, model: nn.Module) -> tuple[nn.Module, Plan]:
+        """A network of the compact shapes in the recipe's shapes: what has left is back, as exact zeros.
+
+        Args:
+            model: Of the class and shapes of ``model()``; it is not changed.
+
+        Returns:
+            The network, on the CPU, and the plan that gives the recipe's network the biases it has beyond it.
+        """
+        base = self._base()
+        return base, restore_(base, self.plan(), {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
     def validation_batch(self, n: int) -> Tensor:
         """The first ``n`` validation images (all, if there are fewer), normalised: float32 ``[n, C, H, W]``.
@@ -200,8 +275,35 @@ class Run:
         return build(self.config.model.name, num_classes=len(self.class_names), in_channels=channels, image_size=height)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The run that another one goes on from.
+
+    Attributes:
+        act: The command that does so: ``prune`` or ``finetune``.
+        run: Where the network comes from.
+        details: What the act has to tell, for the summary.
+    """
+
+    act: str
+    run: Run
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, str]:
+        """What identifies it."""
+        return {"act": self.act, "run": str(self.run.path.absolute()), "hash": self.run.hash}
+
+    def save(self, directory: Path) -> None:
+        """Write it into the directory of the new run.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        write_json(directory / ORIGIN, self.record())
+
+
 def open_run(path: Path) -> Run:
-    """Open what ``compress train`` has finished.
+    """Open a complete run.
 
     Raises:
         CheckpointError: It is no run directory, is incomplete, or its files are not those that the run wrote.
@@ -212,8 +314,7 @@ def open_run(path: Path) -> Run:
     missing = [name for name in (SUMMARY, MODEL, PLAN, MASKED) if not (path / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{path}: the run is not complete ({', '.join(missing)} missing); "
-            f"finish it: compress train --out {path} --resume"
+            f"{path}: the run is not complete ({', '.join(missing)} missing); finish it: {resume_command(path)}"
         )
     summary = read_summary(path)
     if (run_hash(path), file_hash(path / MASKED)) != (summary["hash"], summary["masked_hash"]):
@@ -228,11 +329,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         CheckpointError: It is damaged, or of another version of this program.
     """
     file = path / SUMMARY
-    try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(summary, dict) or summary.get("format") != SUMMARY_FORMAT:
-        got = summary.get("format") if isinstance(summary, dict) else None
-        raise CheckpointError(f"{file}: format {got}, expected {SUMMARY_FORMAT}; train again with this version")
+    summary = _read_json(file)
+    if summary.get("format") != SUMMARY_FORMAT:
+        raise CheckpointError(
+            f"{file}: format {summary.get('format')}, expected {SUMMARY_FORMAT}; train again with this version"
+        )
     return summary
