@@ -108,3 +108,35 @@ def test_random_inputs_are_repeatable_and_keep_integers():
     assert torch.equal(first[0], again[0])
     assert first[0].dtype == torch.float64
     assert torch.equal(first[1], example[1])
+
+
+class Amplifying(nn.Module):
+    """Loses digits in float32, as deep networks do, and is off by a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.off = 0.0
+
+    def forward(self, x):
+        return (self.conv(x) + 1000) - 1000 + self.off
+
+
+@pytest.mark.parametrize(("off", "passes"), [(5e-5, True), (5e-3, False)])
+def test_a_network_that_loses_digits_may_differ_by_as_many(off, passes):
+    torch.manual_seed(0)
+    original = Amplifying()
+    compact = copy.deepcopy(original)
+    compact.off = off
+    twin = copy.deepcopy(original).double()
+    x = torch.randn(1, 3, 10, 10)
+    if passes:
+        own, exact, *_ = certify(original, compact, twin, (x,))
+        assert 1e-5 < own.max_relative_error < 4 * own.rounding < 1e-3
+        assert (exact.dtype, exact.rounding) == ("float64", None)
+        assert exact.max_relative_error == 0
+        with pytest.raises(VerificationError, match="allowed 1e-05"):
+            certify(original, compact, None, (x,))  # without a float64 form nothing excuses the difference
+    else:
+        with pytest.raises(VerificationError, match="differs from the original"):
+            certify(original, compact, twin, (x,))
