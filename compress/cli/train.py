@@ -25,6 +25,13 @@ def train(
     granularity: Annotated[str | None, typer.Option(help="weight, filter, coupled, ...")] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    compact_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Take dead channels out of the network every so many epochs (0: only at the end). Later epochs are "
+            "shorter; a channel that has left cannot come back."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result on the CPU.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/MODEL-DATASET-PENALTY by default.")] = None,
@@ -51,6 +58,7 @@ def train(
         "penalty.name": penalty,
         "penalty.granularity": granularity,
         "penalty.strength": strength,
+        "penalty.compact_every": compact_every,
         "schedule.epochs": epochs,
         "run.device": device,
         "run.seed": seed,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from compress.errors import CheckpointError
 from compress.files import write_atomic
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the keys below change their meaning; older files are refused, not guessed at."""
 
 State = dict[str, Any]
@@ -50,6 +51,16 @@ def set_random_state(state: State) -> None:
     """Bring the generators back to where ``random_state`` found them."""
     for name, (_, restore) in RANDOM_STATES.items():
         restore(state[name])
+
+
+@contextmanager
+def unmoved_generators() -> Iterator[None]:
+    """Whatever is drawn inside leaves no trace."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def save_checkpoint(path: Path, state: State) -> None:

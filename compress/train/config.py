@@ -181,6 +181,8 @@ class PenaltySection(Section):
         warmup_epochs: Epochs over which the strength rises linearly from zero.
         epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
             the penalty stays to the end.
+        compact_every: Epochs from one compaction to the next; 0 for none before the end. A compaction takes out of the
+            network what is dead, so that the following epochs are shorter; what has left cannot come back.
     """
 
     name: Annotated[str, _one_of(_penalties)] = "l0"
@@ -190,6 +192,7 @@ class PenaltySection(Section):
     group_weights: Annotated[str, _one_of(_group_weights)] | None = None
     warmup_epochs: NotNegative = 0.0
     epochs: PositiveInt | None = None
+    compact_every: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("mode")
     @classmethod

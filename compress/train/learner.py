@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 import compress
 from compress.errors import CompressError
+from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
+from compress.surgery import Plan
 from compress.train.checkpoint import State
+from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import NO_PENALTY, Config
 from compress.train.optimizers import build_optimizer
 
@@ -42,6 +45,10 @@ class StepResult:
 class Learner:
     """A model with the optimizer and the penalty that move it.
 
+    Attributes:
+        frozen: Whether dead groups stay dead and the others train without penalty.
+        plans: Of all compactions so far, in their order.
+
     Args:
         model: Maps images ``[N, C, H, W]`` to logits ``[N, classes]``; it is trained in place.
         optimizer: Over the model's parameters.
@@ -61,7 +68,9 @@ class Learner:
         self.optimizer = optimizer
         self.regularizer = regularizer
         self.frozen = False
+        self.plans: list[Plan] = []
         self._subgradient = subgradient
+        self._groups_at_start = 0 if regularizer is None else regularizer.groups.count
 
     def step(self, images: Tensor, labels: Tensor, *, lr: float, strength: float) -> StepResult:
         """Take one step on normalised images ``[N, C, H, W]`` and labels ``[N]``.
@@ -85,6 +94,8 @@ class Learner:
         if self.regularizer is None:
             self.optimizer.step()
             return
+        for weights in self._unread():
+            weights.grad = torch.zeros_like(weights)
         # Once frozen, the proximal step only keeps dead groups dead, whichever way they died.
         proximal = self.frozen or not self._subgradient
         self.regularizer.strength = strength
@@ -97,12 +108,34 @@ class Learner:
     def freeze_(self) -> None:
         """From now on dead groups stay dead, and the others train without penalty."""
         if self.regularizer is not None and not self.frozen:
+            self.regularizer, forgotten = without_unread(self.regularizer)
+            slice_optimizer_(self.optimizer, forgotten)
             self.regularizer.freeze_()
         self.frozen = True
 
+    def compact_(self, plan: Plan) -> None:
+        """Cut the model, the state of the optimizer and the penalty's groups.
+
+        Args:
+            plan: Takes out what is zero or unread (see ``find_compaction``): no weight changes its value.
+
+        Raises:
+            CheckpointError: It was made for another model.
+        """
+        cut = cut_(self.model, plan)
+        pieces = whole(cut)
+        if self.regularizer is not None:
+            self.regularizer, pieces = sliced(self.regularizer, cut)
+        slice_optimizer_(self.optimizer, pieces)
+        self.plans.append(plan)
+
     def dead_share(self) -> float | None:
-        """Share of the penalty's groups that are exactly zero; None without penalty."""
-        return None if self.regularizer is None else self.regularizer.dead_share()
+        """Share of the penalty's groups that are exactly zero, or have left; None without penalty."""
+        if self.regularizer is None:
+            return None
+        count = self.regularizer.groups.count
+        left = self._groups_at_start - count
+        return (left + self.regularizer.dead_share() * count) / self._groups_at_start
 
     def live_groups(self) -> dict[str, int] | None:
         """Groups that are not zero, by layer; None without penalty."""
@@ -112,16 +145,31 @@ class Learner:
 
     def state(self) -> State:
         """What ``load_state_`` needs; tensors are shared with the model, not copied."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "plans": [plan_to_state(plan) for plan in self.plans],
+            "frozen": self.frozen,
+            "model": self.model.state_dict(),
+            "unread": [weights.detach() for weights in self._unread()],
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_(self, state: State) -> None:
-        """Go on from ``state``.
+        """Go on from ``state``, in a learner at its start: the model is cut as it was then.
 
         Raises:
-            RuntimeError, ValueError, KeyError: It belongs to another model or optimizer.
+            CheckpointError, RuntimeError, ValueError, KeyError, TypeError: It belongs to another model or optimizer.
         """
+        for plan in state["plans"]:
+            self.compact_(plan_from_state(plan))
         self.model.load_state_dict(state["model"])
+        if state["frozen"]:
+            self.freeze_()
+        for weights, value in zip(self._unread(), state["unread"], strict=True):
+            weights.detach().copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _unread(self) -> list[nn.Parameter]:
+        return [] if self.regularizer is None else unread(self.regularizer)
 
 
 def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:

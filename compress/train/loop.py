@@ -16,7 +16,8 @@ from compress.data import Data
 from compress.data.sampler import batch_count, batches
 from compress.errors import CheckpointError
 from compress.train.checkpoint import State, load_checkpoint, random_state, save_checkpoint, set_random_state
-from compress.train.config import Config
+from compress.train.compaction import Compaction, find_compaction
+from compress.train.config import NO_PENALTY, Config
 from compress.train.evaluate import evaluate
 from compress.train.inputs import Inputs
 from compress.train.interrupt import Interrupted
@@ -28,6 +29,9 @@ from compress.train.schedule import lr_at, strength_at
 
 CHECKPOINT_INTERVAL_S = 300.0
 """In epochs longer than this a checkpoint is also written in between: what a power cut may cost, in seconds."""
+
+COMPARED_IMAGES = 64
+"""Training images on which the networks before and after a compaction are compared in training mode."""
 
 
 @dataclass
@@ -137,9 +141,12 @@ class Trainer:
             self._train_epoch(view, should_stop)
             record = self._validate()
             self.position.next_epoch(record["validation_accuracy"])
-            self._log.append(record)
+            compaction = self._compact_when_due()
+            self._log.append({**record, "compaction": compaction and compaction.record()})
             self.save()
             view.epoch(record)
+            if compaction is not None:
+                view.say(f"  {compaction}")
             if should_stop():
                 raise Interrupted
 
@@ -226,6 +233,19 @@ class Trainer:
         penalty_epochs = self._config.penalty.epochs
         if penalty_epochs is not None and self.position.epoch >= penalty_epochs:
             self.learner.freeze_()
+
+    def _compact_when_due(self) -> Compaction | None:
+        """Take dead channels out after every so many epochs; not after the last one, when the run itself does so."""
+        penalty = self._config.penalty
+        every = 0 if penalty.name == NO_PENALTY else penalty.compact_every
+        if not every or self.position.epoch % every or self.complete:
+            return None
+        example, _ = self._inputs.plain(self._data.validation, torch.arange(1))
+        images, _ = self._inputs.plain(self._data.train, torch.arange(min(COMPARED_IMAGES, len(self._data.train))))
+        compaction = find_compaction(self.learner.model, example, images)
+        if compaction.plan is not None:
+            self.learner.compact_(compaction.plan)
+        return compaction
 
     def _validate(self) -> Record:
         at = self.position

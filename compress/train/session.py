@@ -11,34 +11,49 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from compress.data import Data
 from compress.errors import CheckpointError, ConfigError
 from compress.files import write_text
 from compress.models import build
-from compress.surgery import save_weights
+from compress.surgery import Plan, save_weights
+from compress.train.compaction import expanded
 from compress.train.config import NO_PENALTY, Config
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.interrupt import StopRequest
 from compress.train.learner import Learner, build_learner
 from compress.train.loop import Trainer
-from compress.train.metrics import MetricsLog
+from compress.train.metrics import MetricsLog, Record
 from compress.train.progress import ProgressView
 from compress.train.recipe import to_toml
-from compress.train.rundir import CONFIG, DENSE, METRICS, MODEL, SUMMARY, check_new, check_same, load_data, read_summary
+from compress.train.rundir import (
+    CONFIG,
+    DENSE,
+    METRICS,
+    MODEL,
+    SUMMARY,
+    Origin,
+    check_new,
+    check_same,
+    load_data,
+    read_summary,
+)
 
 STDERR = 2
 
 
-def train(config: Config, *, resume: bool = False, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: Config, *, resume: bool = False, console: Console | None = None, origin: Origin | None = None
+) -> dict[str, Any]:
     """Train, compact, verify, and write the run directory ``config.out``.
 
     Args:
         config: What to do.
         resume: Continue the run in ``config.out``; on the CPU the result is that of a run without a stop, bit for bit.
         console: Where progress is shown; nowhere by default.
+        origin: The run whose compact network is trained on, with its data; by default a new network is trained.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -49,12 +64,12 @@ def train(config: Config, *, resume: bool = False, console: Console | None = Non
     """
     directory = config.out
     if resume:
-        check_same(directory, config)
+        check_same(directory, config, origin)
     else:
         check_new(directory)
     if not (directory / SUMMARY).exists():
-        with _threads(config.run.threads):
-            Session(config, resume=resume, console=console or Console(quiet=True)).run()
+        with cpu_threads(config.run.threads):
+            Session(config, resume=resume, console=console or Console(quiet=True), origin=origin).run()
     return read_summary(directory)
 
 
@@ -65,10 +80,12 @@ class Session:
         config: What to do.
         resume: Look for checkpoints.
         console: Where progress is shown.
+        origin: The run whose compact network is trained on, if any.
     """
 
-    def __init__(self, config: Config, *, resume: bool, console: Console) -> None:
+    def __init__(self, config: Config, *, resume: bool, console: Console, origin: Origin | None = None) -> None:
         self._config = config
+        self._origin = origin
         self._resume = resume
         self._console = console
         self._device = pick_device(config.run.device)
@@ -80,6 +97,8 @@ class Session:
         directory = self._config.out
         self._build(self._config)  # whatever cannot be built is refused before anything is written
         _make(directory, self._config)
+        if self._origin is not None:
+            self._origin.save(directory)
         with StopRequest(self._tell_stop) as stop:
             dense = None
             if self._config.run.dense_baseline:
@@ -88,20 +107,23 @@ class Session:
                 save_weights(dense.learner.model, directory / DENSE / MODEL)
             masked = self._fit(self._config, directory, stop)
         best = masked.position
+        network, biases = self._restored(self._first_shapes(masked.learner))
         trained = Trained(
-            masked=masked.learner.model,
+            masked=network,
             dense=dense.learner.model if dense else None,
             dead_share=masked.learner.dead_share(),
             best={"accuracy": best.best_accuracy, "epoch": best.best_epoch},
-            seconds=sum(record["seconds"] for record in MetricsLog(directory / METRICS).records()),
+            seconds=sum(map(_seconds, MetricsLog(directory / METRICS).records())),
+            biases=biases,
         )
-        finish(self._config, self._data, self._inputs, trained, directory)
+        finish(self._config, self._data, self._inputs, trained, directory, self._origin)
 
     def _fit(self, config: Config, directory: Path, stop: StopRequest) -> Trainer:
         _make(directory, config)
         learner = self._build(config)
         trainer = Trainer(learner, self._data, self._inputs, config, directory)
-        title = config.penalty.name if config.penalty.name != NO_PENALTY else "dense"
+        plain = "dense" if self._origin is None else self._origin.act
+        title = config.penalty.name if config.penalty.name != NO_PENALTY else plain
         view = ProgressView(
             self._console, title, epochs=config.schedule.epochs, steps_per_epoch=trainer.steps_per_epoch
         )
@@ -111,12 +133,31 @@ class Session:
             trainer.fit(view, stop.__bool__)
         return trainer
 
+    def _first_shapes(self, learner: Learner) -> nn.Module:
+        """The trained network; channels that left it while it trained are back in it, as exact zeros."""
+        if not learner.plans:
+            return learner.model
+        return expanded(self._start(self._config), learner.model, learner.plans, self._example())
+
+    def _restored(self, model: nn.Module) -> tuple[nn.Module, Plan | None]:
+        """The trained network in the recipe's shapes, and the biases that the recipe's network does not have."""
+        if self._origin is None:
+            return model, None
+        network, biases = self._origin.run.restored(model)
+        return network.to(self._device), biases
+
+    def _start(self, config: Config) -> nn.Module:
+        """The network that is trained: a new one, or the compact one of the origin."""
+        model = build_model(config, self._data) if self._origin is None else self._origin.run.model()
+        return model.to(self._device)
+
+    def _example(self) -> Tensor:
+        return self._inputs.plain(self._data.validation, torch.arange(1))[0]
+
     def _build(self, config: Config) -> Learner:
         """A learner at its start; the same seed gives the same one."""
         seed_everything(config.run.seed)
-        model = build_model(config, self._data).to(self._device)
-        example, _ = self._inputs.plain(self._data.validation, torch.arange(1))
-        learner = build_learner(config, model, example)
+        learner = build_learner(config, self._start(config), self._example())
         # Building and tracing may draw numbers or not; training starts from the seed in either case.
         seed_everything(config.run.seed)
         return learner
@@ -127,6 +168,12 @@ class Session:
         if not self._console.quiet:
             with suppress(OSError):
                 os.write(STDERR, b"\nstopping after this step; once more Ctrl-C stops at once\n")
+
+
+def _seconds(epoch: Record) -> float:
+    """Training time of an epoch, with the compaction behind it."""
+    compaction = epoch["compaction"]
+    return float(epoch["seconds"] + (compaction["seconds"] if compaction else 0.0))
 
 
 def build_model(config: Config, data: Data) -> nn.Module:
@@ -154,7 +201,8 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Torch's number of threads for one operation; None leaves it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
