@@ -276,7 +276,8 @@ def constant_layers(graph: ChannelGraph) -> dict[str, Tensor]:
     search.remove_what_nobody_sees()
     found = {}
     for name, known in graph.layer_constants.items():
-        unseen = search.removed[graph.classes.parameters[name][0]] & known.isnan()
+        outputs = graph.classes.parameters[name].get(0)
+        unseen = torch.zeros_like(known, dtype=torch.bool) if outputs is None else search.removed[outputs]
         if bool((unseen | ~known.isnan()).all()):
             found[name] = known.nan_to_num()
     return found
