@@ -8,7 +8,7 @@ COMPRESS_TEST_DATA ?= $(DATA)
 export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-results test test-slow lint types check clean lenet5-mnist resnet20-cifar10jpeg
+.PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -42,6 +42,9 @@ demo-results: setup ## the demo anew, its table into README.md and docs/results/
 	rm -rf $(RUNS)/demo
 	$(BIN)/python experiments/pipeline.py --recipe recipes/digits-demo.toml --out $(RUNS)/demo \
 	    --markdown docs/results/digits-demo.md --insert README.md
+
+exam: setup ## surgery on every torchvision model and 90 timm families, hours; writes docs/results/surgery-exam.md
+	$(BIN)/python experiments/exam.py --out $(RUNS)/exam --markdown docs/results/surgery-exam.md
 
 lenet5-mnist: setup ## LeNet-5 on MNIST ($DATA/MNIST/raw), some ten minutes; writes docs/results/lenet5-mnist-l0.md
 	$(BIN)/python experiments/pipeline.py --recipe recipes/lenet5-mnist-l0.toml --out $(RUNS)/lenet5-mnist-l0 \
