@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from compress.graph import ChannelGraph
 from compress.graph.modules import owners
 from compress.surgery.dead import Decision, Fold, constant_layers
+from compress.surgery.kept import Kept
 from compress.surgery.layers import REPLACEABLE, ConstantLayer, replace_module_
-from compress.surgery.plan import Kept, Plan
+from compress.surgery.plan import Plan
 
 
 def make_plan(model: nn.Module, graph: ChannelGraph, decision: Decision) -> Plan:
@@ -26,7 +27,7 @@ def make_plan(model: nn.Module, graph: ChannelGraph, decision: Decision) -> Plan
         }
         if indices:
             parameters[name] = Kept(tuple(graph.tensors[name].shape), indices, graph.groups.get(name, 1))
-    targets = [_target(fold) for fold in decision.folds]
+    targets = [fold.target for fold in decision.folds]
     return Plan(
         architecture=f"{type(model).__module__}.{type(model).__qualname__}",
         parameters=parameters,
@@ -82,32 +83,41 @@ def _runs_itself(graph: ChannelGraph, path: str) -> bool:
 
 def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
     """Fold and cut, in place. Folds are computed in float64 and cast once."""
+    new = _fold_(model, decision)
+    plan.reshape_(model)
+    rows = {fold.target[1]: _kept_rows(plan, fold) for fold in decision.folds}
+    for name, value in new.items():
+        bias = model.get_parameter(name).detach()
+        bias.copy_(value[torch.tensor(rows[name], device=value.device)])
+
+
+def fold_(model: nn.Module, decision: Decision) -> None:
+    """Fold in place, and cut nothing: new biases have their full length."""
+    for name, value in _fold_(model, decision).items():
+        path, _, attribute = name.rpartition(".")
+        layer = model.get_submodule(path)
+        assert isinstance(layer.weight, nn.Parameter)
+        trained = layer.weight.requires_grad
+        setattr(layer, attribute, nn.Parameter(value.to(layer.weight), requires_grad=trained))
+
+
+def _fold_(model: nn.Module, decision: Decision) -> dict[str, Tensor]:
+    """Fold in place; what goes into biases that the network does not have is returned, float64 ``[out]`` each."""
     tensors = {name: getattr(*holders[0]) for name, holders in owners(model).items()}
     new: dict[str, Tensor] = {}
     for fold in decision.folds:
         weight = tensors[fold.consumer.weight]
-        kind, name = _target(fold)
+        kind, name = fold.target
         if kind == "carrier":
             _carry_(weight.detach(), fold)
         else:
             shift = _shift(weight.detach(), fold)
             if kind == "new bias":
-                new[name] = shift[torch.tensor(_kept_rows(plan, fold, weight), device=shift.device)]
+                new[name] = shift
             else:
                 old = tensors[name].detach()
                 old.copy_(old.double() + (shift if kind == "bias" else -shift))
-    plan.reshape_(model)
-    for name, value in new.items():
-        bias = model.get_parameter(name).detach()
-        bias.copy_(value)
-
-
-def _target(fold: Fold) -> tuple[str, str]:
-    """Where a fold goes: (carrier | bias | mean | new bias, state name)."""
-    if fold.carrier is not None:
-        return "carrier", fold.consumer.weight
-    assert fold.consumer.shift is not None  # only such layers are folded into
-    return fold.consumer.shift
+    return new
 
 
 def _record(fold: Fold, kind: str, name: str) -> dict[str, Any]:
@@ -140,8 +150,8 @@ def _carry_(weight: Tensor, fold: Fold) -> None:
         weight.copy_(plain)
 
 
-def _kept_rows(plan: Plan, fold: Fold, weight: Tensor) -> list[int]:
-    out_dim = 1 - fold.consumer.in_dim
-    every = list(range(weight.shape[out_dim] * (fold.consumer.groups if out_dim == 1 else 1)))
+def _kept_rows(plan: Plan, fold: Fold) -> list[int]:
+    """Indices of the outputs that stay, of the layer that a constant is folded into."""
     kept = plan.parameters.get(fold.consumer.weight)
-    return kept.indices.get(out_dim, every) if kept else every
+    every = list(range(fold.outputs))
+    return every if kept is None else kept.indices.get(1 - fold.consumer.in_dim, every)

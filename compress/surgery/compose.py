@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from compress.errors import CheckpointError
 from compress.graph.modules import owners
 from compress.surgery.bake import private_copy
-from compress.surgery.plan import Kept, Plan
+from compress.surgery.kept import Kept
+from compress.surgery.plan import Plan
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -72,10 +73,21 @@ def _folds(first: Plan, second: Plan) -> tuple[dict[str, Any], ...]:
     return first.folds + tuple(_in_original_channels(fold, first) for fold in second.folds)
 
 
+def _selections(first: Plan, second: Plan) -> dict[str, list[int]]:
+    """A BatchNorm that selects already is left as it is: nothing of the stream in front of it leaves afterwards."""
+    twice = set(first.selections) & set(second.selections)
+    if twice:
+        raise CheckpointError(
+            f"the plans do not follow each other: both select channels for {', '.join(sorted(twice))}"
+        )
+    return first.selections | second.selections
+
+
 PARTS: dict[str, Callable[[Plan, Plan], Any]] = {
     "parameters": _parameters,
     "new_biases": _new_biases,
     "folds": _folds,
+    "selections": _selections,
 }
 """Field of a plan -> how those of two plans become one. What other fields say counts in the last network: they are the
 second plan's, and a first plan with anything in them is refused."""
@@ -85,12 +97,17 @@ _LABELS = frozenset(("architecture", "hash_before", "hash_after"))
 
 
 def _is_idle(plan: Plan) -> bool:
-    return not any(getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name not in _LABELS)
+    return not any(_says_something(plan, field) for field in dataclasses.fields(plan) if field.name not in _LABELS)
+
+
+def _says_something(plan: Plan, field: dataclasses.Field[Any]) -> bool:
+    value = getattr(plan, field.name)
+    return bool(value) and value != field.default
 
 
 def _refuse_unknown(first: Plan) -> None:
-    names = [field.name for field in dataclasses.fields(first) if field.name not in _LABELS | PARTS.keys()]
-    strange = [name for name in names if getattr(first, name)]
+    others = [field for field in dataclasses.fields(first) if field.name not in _LABELS | PARTS.keys()]
+    strange = [field.name for field in others if _says_something(first, field)]
     if strange:
         raise CheckpointError(
             f"the plan for {first.architecture} cannot be followed by another: it holds {', '.join(strange)}; "

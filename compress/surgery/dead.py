@@ -27,6 +27,7 @@ class Fold:
     Attributes:
         consumer: the layer.
         indices: int64, the removed inputs with a constant other than 0; ``constants``: float64, their values.
+        outputs: how many outputs the layer has.
         carrier: the input that carries them (padded convolutions), else ``None``: they go into the bias.
         carried: the carrier's own constant.
     """
@@ -34,8 +35,17 @@ class Fold:
     consumer: Consumer
     indices: Tensor
     constants: Tensor
+    outputs: int
     carrier: int | None = None
     carried: float = 0.0
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """Where it goes: (carrier | bias | mean | new bias, state name)."""
+        if self.carrier is not None:
+            return "carrier", self.consumer.weight
+        assert self.consumer.shift is not None  # only such layers are folded into
+        return self.consumer.shift
 
 
 @dataclass(frozen=True)
@@ -243,16 +253,17 @@ class _Search:
         folds = []
         for weight, (consumer, *_) in self.uses.items():
             indices, constants = self._to_fold(weight).nonzero().flatten(), self.constants[weight]
+            outputs = self.outputs[weight].numel()
             if not indices.numel():
                 continue
             if not self.padded[weight]:
-                folds.append(Fold(consumer, indices, constants[indices]))
+                folds.append(Fold(consumer, indices, constants[indices], outputs))
                 continue
             group_of = indices // self.reads[weight].shape[2]
             for group, carrier in self.carriers[weight].items():
                 own = indices[(group_of == group) & (indices != carrier)]
                 if own.numel():
-                    folds.append(Fold(consumer, own, constants[own], carrier, float(constants[carrier])))
+                    folds.append(Fold(consumer, own, constants[own], outputs, carrier, float(constants[carrier])))
         return Decision(self.removed, tuple(folds), self.kept)
 
 

@@ -21,66 +21,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from compress.errors import CheckpointError
+from compress.errors import CheckpointError, ModelError
 from compress.files import write_atomic, write_json
 from compress.graph.modules import owners, resize_
+from compress.surgery.bake import baked_copy
+from compress.surgery.graph_cut import GraphCut, graph_module
+from compress.surgery.kept import Kept
 from compress.surgery.layers import ConstantLayer, replace_module_, select_channels_
 
 FORMAT = "compress-plan"
 VERSION = 2
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What stays of one parameter.
-
-    Attributes:
-        shape: its shape before.
-        indices: the kept indices of each dimension that was cut. In a grouped convolution dimension 1 holds the
-            channels of one group; its indices count through all groups.
-        groups: of the convolution, else 1.
-    """
-
-    shape: tuple[int, ...]
-    indices: dict[int, list[int]]
-    groups: int = 1
-
-    def __post_init__(self) -> None:
-        for dim, indices in self.indices.items():
-            size = self._size(dim) if 0 <= dim < len(self.shape) else 0
-            if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= size:
-                raise ValueError(
-                    f"kept indices of dimension {dim} of shape {self.shape} must rise within that dimension"
-                )
-        counts = [[len(own) for own in self._by_group(dim)] for dim in self.indices if self.groups > 1]
-        if any(len({*count} - {0}) != 1 for count in counts) or len({tuple(map(bool, c)) for c in counts}) > 1:
-            raise ValueError(f"{self.groups} groups of shape {self.shape} must keep equally many channels: {counts}")
-
-    @property
-    def groups_left(self) -> int:
-        """How many groups stay."""
-        return sum(map(bool, self._by_group(0))) if self.groups > 1 else 1
-
-    def cut(self, tensor: Tensor) -> Tensor:
-        """The part of ``tensor`` that stays."""
-        if self.groups > 1:
-            pairs = zip(self._by_group(0), self._by_group(1), strict=True)
-            return torch.cat([tensor[own][:, read] for own, read in pairs if own])
-        for dim, indices in self.indices.items():
-            tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
-        return tensor.contiguous()
-
-    def _size(self, dim: int) -> int:
-        """Entries along ``dim``, through all groups."""
-        return self.shape[dim] * (self.groups if dim == 1 else 1)
-
-    def _by_group(self, dim: int) -> list[list[int]]:
-        """The kept indices along ``dim`` of each group, counted within the tensor."""
-        width = self._size(dim) // self.groups
-        own: list[list[int]] = [[] for _ in range(self.groups)]
-        for index in self.indices.get(dim, range(self._size(dim))):
-            own[index // width].append(index % width if dim == 1 else index)
-        return own
 
 
 @dataclass(frozen=True)
@@ -93,6 +43,8 @@ class Plan:
         new_biases: state names of biases that the original does not have: constants were folded into them.
         selections: path of a BatchNorm -> which channels of its input it reads, as positions in the compact network.
         constant_layers: paths of layers that return the same for every input, and were replaced by that constant.
+        form: ``"class"``, or ``"graph"`` for a network that is rebuilt by tracing the original and cutting its graph.
+        inputs: in graph form, shape and dtype of each example input, since sizes stand in the graph.
         folds: what was folded, for the reader: ``{"weight", "into", "inputs"}``.
         hash_before: of the original's weights; ``hash_after`` of the compact ones. SHA-256.
     """
@@ -102,6 +54,8 @@ class Plan:
     new_biases: tuple[str, ...] = ()
     selections: dict[str, list[int]] = field(default_factory=dict)
     constant_layers: tuple[str, ...] = ()
+    form: str = "class"
+    inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
     folds: tuple[dict[str, Any], ...] = ()
     hash_before: str = ""
     hash_after: str = ""
@@ -142,6 +96,8 @@ class Plan:
                 new_biases=tuple(map(str, document["new_biases"])),
                 selections={str(path): list(map(int, positions)) for path, positions in document["selections"].items()},
                 constant_layers=tuple(map(str, document["constant_layers"])),
+                form={"class": "class", "graph": "graph"}[document["form"]],
+                inputs=tuple((tuple(map(int, shape)), str(dtype)) for shape, dtype in document["inputs"]),
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
                 hash_after=str(document["hash_after"]),
@@ -198,6 +154,50 @@ class Plan:
         for path in self.constant_layers:
             replace_module_(model, self._module(model, path), ConstantLayer(self._module(model, path)))
 
+    def as_graph(self, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> GraphCut:
+        """Trace a network of the original shapes, new biases included, and cut its graph.
+
+        Constant layers are still the layers that they stand for.
+
+        Raises:
+            Blocked: some of these channels cannot leave the graph.
+            ModelError: the network can't be traced, or is not the one that the plan was made for.
+        """
+        kept = dict(self.parameters)
+        for name in self.new_biases:
+            layer = self._module(model, name.rpartition(".")[0])
+            out_dim = int(isinstance(layer, TRANSPOSED))
+            weight = self.parameters.get(f"{name.rpartition('.')[0]}.weight")
+            if weight is not None and out_dim in weight.indices:
+                kept[name] = Kept((_outputs(layer),), {0: weight.indices[out_dim]})
+        return graph_module(model, example_inputs, kept, select=[f"{path}.running_mean" for path in self.selections])
+
+    def rebuild(self, model: nn.Module) -> nn.Module:
+        """The compact network, of the original's class or as a graph, with weights still to be loaded.
+
+        Args:
+            model: the original network, whose weights do not matter; it is changed.
+
+        Raises:
+            CheckpointError: the model is not the one that the plan was made for.
+        """
+        if self.form == "class":
+            self.reshape_(model)
+            return model
+        for name in self.new_biases:
+            layer = self._module(model, name.rpartition(".")[0])
+            assert isinstance(layer.weight, nn.Parameter)
+            bias = layer.weight.detach().new_zeros(_outputs(layer))
+            layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
+        inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in self.inputs)
+        try:
+            made = self.as_graph(baked_copy(model), inputs).module
+        except ModelError as error:
+            raise CheckpointError(f"the plan does not fit this {type(model).__name__}: {error}") from error
+        for path in self.constant_layers:
+            replace_module_(made, self._module(made, path), ConstantLayer(self._module(made, path)))
+        return made
+
     def _module(self, model: nn.Module, path: str) -> nn.Module:
         try:
             return model.get_submodule(path)
@@ -206,6 +206,20 @@ class Plan:
                 f"the plan changes {path}, which this {type(model).__name__} lacks; "
                 f"it was made for {self.architecture}."
             ) from error
+
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers whose weight holds its outputs along dimension 1."""
+
+
+def _outputs(layer: nn.Module) -> int:
+    """Output channels of a layer."""
+    return int(layer.out_channels if isinstance(layer, TRANSPOSED) else layer.weight.shape[0])  # type: ignore[index]
+
+
+def signature(inputs: tuple[Tensor, ...]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shape and dtype of each tensor."""
+    return tuple((tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in inputs)
 
 
 def load(
@@ -232,7 +246,7 @@ def load(
     if not isinstance(model, nn.Module):
         got = type(base if model is None else model).__name__
         raise CheckpointError(f"base: expected a function or class that makes the original network, got {got}.")
-    plan.reshape_(model)
+    model = plan.rebuild(model)
     for name, tensor in model.state_dict().items():
         if name in state and state[name].dtype != tensor.dtype:
             raise CheckpointError(

@@ -13,7 +13,7 @@ from compress.errors import CheckpointError
 from compress.models import build
 from compress.surgery import Plan, compact, save_weights
 from compress.surgery.compose import compose
-from compress.surgery.plan import Kept
+from compress.surgery.kept import Kept
 
 NETWORKS = {"lenet5": (1, 28), "vgg11": (3, 32), "resnet20": (3, 32)}
 
@@ -162,8 +162,11 @@ def test_what_is_not_known_is_refused_in_the_first_and_taken_from_the_second(cut
     with pytest.raises(CheckpointError, match=r"cannot be followed by another: it holds mergers"):
         compose(later, second.plan)
     selecting = dataclasses.replace(first.plan, selections={"bn1": [0, 1]})
-    with pytest.raises(CheckpointError, match=r"it holds selections; compact the network in its original shapes"):
-        compose(selecting, second.plan)
+    assert compose(selecting, second.plan).selections == {"bn1": [0, 1]}
+    with pytest.raises(CheckpointError, match="both select channels for bn1"):
+        compose(selecting, dataclasses.replace(second.plan, selections={"bn1": [0]}))
+    with pytest.raises(CheckpointError, match=r"it holds constant_layers; compact the network in its original shapes"):
+        compose(dataclasses.replace(first.plan, constant_layers=("b",)), second.plan)
     last = dataclasses.replace(second.plan, selections={"bn1": [0, 1]}, constant_layers=("b",))
     composed = compose(first.plan, last)
     assert (composed.selections, composed.constant_layers) == ({"bn1": [0, 1]}, ("b",))

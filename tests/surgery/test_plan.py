@@ -11,7 +11,7 @@ from torch import nn
 import compress
 from compress.errors import CheckpointError
 from compress.surgery import Plan, compact, load, load_weights, save_weights, weights_hash
-from compress.surgery.plan import Kept
+from compress.surgery.kept import Kept
 
 
 class Small(nn.Module):

@@ -1,0 +1,70 @@
+"""The graph that surgery works on: with the constants of another input size, and with channel selection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Literal
+
+from torch import Tensor, nn
+
+from compress.errors import ConstantOutputError, ModelError
+from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
+from compress.surgery.dead import dead_by_weight, find_dead
+from compress.surgery.select import may_select, worth_selecting
+from compress.surgery.verify import other_sizes, random_inputs, runs_the_same
+
+Select = Literal["auto", "never", "always"]
+
+
+def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool, select: Select) -> ChannelGraph:
+    """Trace a network in plain form and run both flows; see ``compact`` for the arguments.
+
+    Raises:
+        ModelError: the model can't be traced.
+        ConstantOutputError: its output is the same for every input.
+    """
+    traced = trace(plain, example_inputs)
+    graph = graph_of(plain, traced)
+    if graph.constant_output:
+        raise _nothing_left(plain, graph)
+    elsewhere = _consumers_elsewhere(plain, example_inputs) if graph.depends_on_size else ()
+    graph = dataclasses.replace(graph, elsewhere=elsewhere)
+    if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
+        return graph
+
+    def selecting(means: Collection[str]) -> ChannelGraph:
+        return dataclasses.replace(graph_of(plain, traced, select=means), elsewhere=elsewhere)
+
+    every = selecting(graph.norms)
+    chosen = worth_selecting(every, find_dead(every, fold=fold), at_any_cost=select == "always")
+    return selecting(chosen) if chosen else graph
+
+
+def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
+    dead = dead_by_weight(graph)
+    empty = tuple(
+        name.removesuffix(".weight")
+        for (name, dim), classes in graph.out_slices().items()
+        if graph.tensors[name].ndim > 1 and dim == 0 and bool(dead[classes].all())
+    )
+    named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more layers" if len(empty) > 3 else "")
+    return ConstantOutputError(
+        f"the output of this {type(plain).__name__} no longer depends on its input: no filter is left in "
+        f"{named or 'any path'}. Train with a smaller strength, or prune less.",
+        empty,
+    )
+
+
+def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
+    """What layers read at another input size, where ``forward`` does something else there.
+
+    Where it runs the same operations, or where the network takes only one size, constants hold as they are.
+    """
+    for shapes in other_sizes(example_inputs):
+        inputs = random_inputs(example_inputs, shapes, seed=0)
+        try:
+            return () if runs_the_same(plain, example_inputs, inputs) else channel_graph(plain, inputs).consumers
+        except ModelError:
+            continue
+    return ()

@@ -1,0 +1,163 @@
+"""Cutting a network in its own class, and what must stay because of that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ModelError
+from compress.graph import ChannelGraph, channel_graph
+from compress.surgery.apply import apply_, fold_, make_plan, replace_constants_
+from compress.surgery.bake import private_copy
+from compress.surgery.dead import Decision, find_dead
+from compress.surgery.graph_cut import Blocked
+from compress.surgery.plan import Plan, signature
+from compress.surgery.verify import changed_operations, failing_module, mixed_channels
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network that was cut, and how it came to that.
+
+    Attributes:
+        model: the network.
+        plan: what makes it of the original; hashes are added by the caller.
+        before: the graph of the original; ``after`` that of the cut network.
+        decision: what left, and why the rest stayed.
+        pinned: classes that stay for the sake of this form of the network, and why.
+        rewritten: lines of the user's code that had to change; only a graph can do that.
+        notes: what else is different, in words.
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: ChannelGraph
+    after: ChannelGraph
+    decision: Decision
+    pinned: dict[int, str]
+    rewritten: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def reason(self, cls: int) -> str:
+        """Why a class stays."""
+        if cls in self.decision.kept:
+            return self.decision.kept[cls]
+        if cls in self.before.classes.reasons:
+            return "; ".join(self.before.classes.reasons[cls])
+        return self.pinned.get(cls, "its constant reaches a layer in a form that cannot be folded")
+
+
+def cut_class(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool) -> Cut:
+    """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut."""
+    pinned: dict[int, str] = {}
+    while True:
+        decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
+        plan = make_plan(plain, graph, decision)
+        small = private_copy(plain)
+        apply_(small, decision, plan)
+        after = _graph_or_none(small, example_inputs, plan)
+        suspects, why = _suspects(graph, after, small, example_inputs, plan)
+        if after is not None and not bool(suspects[0].any()):
+            plan = replace_constants_(small, after, plan)
+            return Cut(small, plan, graph, after, decision, pinned)
+        if not bool(decision.removed.any()):
+            raise ModelError(
+                f"two traces of the same {type(plain).__name__} differ: its forward does something else at every call. "
+                "Make it repeatable in evaluation mode."
+            )
+        new = next(some for some in suspects if bool((some & decision.removed).any()))
+        pinned |= dict.fromkeys((new & ~_mask(graph, pinned)).nonzero().flatten().tolist(), why)
+
+
+def cut_graph(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool) -> Cut:
+    """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
+
+    Raises:
+        ModelError: the network can't be returned as a graph.
+    """
+    pinned: dict[int, str] = {}
+    while True:
+        decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
+        plan = dataclasses.replace(make_plan(plain, graph, decision), form="graph", inputs=signature(example_inputs))
+        folded = private_copy(plain)
+        fold_(folded, decision)
+        try:
+            made = plan.as_graph(folded, example_inputs)
+        except Blocked as blocked:
+            held = blocked.channels.among(graph.classes) & decision.removed
+            if not bool(held.any()):
+                raise
+            pinned |= dict.fromkeys(held.nonzero().flatten().tolist(), blocked.reason)
+            continue
+        after = channel_graph(made.module, example_inputs)
+        plan = replace_constants_(made.module, after, plan)
+        lines = tuple(made.lines(graph.classes, decision.removed))
+        return Cut(made.module, plan, graph, after, decision, pinned, lines, made.notes)
+
+
+def _mask(graph: ChannelGraph, classes: Collection[int]) -> Tensor:
+    mask = torch.zeros(graph.classes.count, dtype=torch.bool)
+    mask[list(classes)] = True
+    return mask
+
+
+def _neighbours(graph: ChannelGraph, classes: Tensor) -> Tensor:
+    """Bool ``[classes]``: all that share a parameter's dimension with one of ``classes``.
+
+    Where channels are cut unevenly it is those that stay which get mixed up.
+    """
+    found = classes.clone()
+    for dims in graph.classes.parameters.values():
+        for along in dims.values():
+            if bool(classes[along].any()):
+                found[along] = True
+    return found
+
+
+def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], plan: Plan) -> ChannelGraph | None:
+    """The graph of a cut network; ``None`` where its forward does not run with fewer channels."""
+    try:
+        return channel_graph(small, example_inputs, select=[f"{path}.running_mean" for path in plan.selections])
+    except ModelError:
+        return None
+
+
+def _suspects(
+    graph: ChannelGraph, after: ChannelGraph | None, small: nn.Module, inputs: tuple[Tensor, ...], plan: Plan
+) -> tuple[tuple[Tensor, ...], str]:
+    """Classes that must not be cut like this, bool ``[classes]`` each, from the likeliest to all; and why."""
+    every = torch.ones_like(graph.sized)
+    if after is None:
+        here = torch.zeros_like(graph.sized)
+        failing = failing_module(small, inputs)
+        for operation in graph.operations:
+            if operation.where == failing:
+                here[operation.classes[operation.classes >= 0]] = True
+        why = "forward splits its channels, or holds their number as a literal"
+        return (here & graph.sized, graph.sized, here, every), why
+    changed = changed_operations(graph, after, plan)
+    if bool(changed.any()):
+        return (changed, _neighbours(graph, changed), every), "forward computes with its number of channels"
+    mixed = mixed_channels(graph, after, plan)
+    why = "cut unevenly where forward splits, shuffles or mixes channels"
+    return (mixed, _neighbours(graph, mixed), every), why
+
+
+def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...]) -> nn.Module | None:
+    """The same surgery on a float64 copy; ``None`` for a network that is float64 already."""
+    if all(p.dtype == torch.float64 for p in plain.parameters()):
+        return None
+    twin = private_copy(plain).double()
+    if cut.plan.form == "class":
+        apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()))
+        replace_constants_(twin, cut.after, cut.plan)
+        return twin
+    fold_(twin, cut.decision)
+    double = tuple(x.double() if x.is_floating_point() else x for x in example_inputs)
+    rebuilt = cut.plan.as_graph(twin, double).module
+    replace_constants_(rebuilt, cut.after, cut.plan)
+    return rebuilt

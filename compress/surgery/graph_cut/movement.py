@@ -1,0 +1,217 @@
+"""Operations that only move entries: rewritten, and proved on addresses.
+
+Every entry that stays gets an address. The original operation is executed on the addresses: that says which entry the
+cut network must have where. Then the operation with its new sizes is executed on what is left: if it puts every address
+in its place, it is written; else a pick along one dimension stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from compress.graph.aten.labels import Parameter
+from compress.graph.aten.ops import MOVEMENT_OF_FLOATS, named, reads_bits
+from compress.graph.aten.trace import base_name, functional
+from compress.surgery.graph_cut.batch import Affine, value_of
+from compress.surgery.graph_cut.cutter import Cutter, Result, Value, aten
+from compress.surgery.graph_cut.layout import ABSENT, kept_mask, told
+
+PADDING = -1
+"""The address of an entry that padding makes up."""
+
+Call = tuple[Any, list[Any]]
+"""A target and its arguments, with nodes of the original and with sizes that may depend on the batch."""
+
+
+def move(cutter: Cutter, node: fx.Node) -> Result:
+    """The same operation with other sizes, or picks."""
+    operands = [n for n in tree_leaves((node.args, node.kwargs)) if isinstance(n, fx.Node)]
+    values = {n: value for n in operands if (value := cutter.value(n)) is not None}
+    original = functional(node), [*cutter.batch.arguments(node)[0]]
+    expected = _tensors(_run(node, original, _addresses(values, operands)))
+    if all(v.layout.is_plain for v in values.values()) and len(values) == len(set(operands)):
+        rewritten = RESIZE.get(base_name(node), _as_it_is)(cutter, node, *original)
+        if rewritten is not None and _agree(cutter, node, expected, _run(node, rewritten, _compact(values))):
+            return _write(cutter, node, original, rewritten, values)
+    return _picks(cutter, node, expected, list(values.values()))
+
+
+def view(cutter: Cutter, node: fx.Node) -> Result:
+    """A view of a tensor that may lie otherwise in memory than in the original: a reshape."""
+    if reads_bits(node.args):
+        return cutter.as_it_is(node)
+    if not cutter.is_whole(node):
+        return move(cutter, node)
+    source, sizes = cutter.batch.arguments(node)[0]
+    return cutter.held(node, cutter.reshape(node, cutter.present(node, source).node, sizes))
+
+
+def index(cutter: Cutter, node: fx.Node) -> Result:
+    """Picks by a list of positions that is part of the network."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    value = cutter.present(node, source)
+    target, arguments = functional(node), [*cutter.batch.arguments(node)[0]]
+    full = {source: value.layout.spread(value.layout.addresses())}
+    for position in tree_leaves(arguments[1:]):
+        if isinstance(position, fx.Node):
+            parameter = cutter.flow.env[position]
+            assert isinstance(parameter, Parameter)  # else the labels are pinned
+            full[position] = cutter.flow.tensors[parameter.name].cpu()
+    return _picks(cutter, node, _tensors(_run(node, (target, arguments), full)), [value])
+
+
+def _addresses(values: dict[fx.Node, Value], operands: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:
+    """The address of every entry at its place in the original tensors."""
+    compact = _compact(values)
+    return {
+        n: values[n].layout.spread(compact[n])
+        if n in values
+        else torch.full([int(s) for s in n.meta["val"].shape], ABSENT)
+        for n in operands
+    }
+
+
+def _compact(values: dict[fx.Node, Value]) -> dict[fx.Node, Tensor]:
+    """The address of every entry in the cut tensors: one range after another."""
+    compact, start = {}, 0
+    for node, value in values.items():
+        compact[node] = value.layout.addresses(start)
+        start += compact[node].numel()
+    return compact
+
+
+def _run(node: fx.Node, call: Call, tensors: dict[fx.Node, Tensor]) -> Any:
+    """Execute an operation on addresses, at the traced batch size."""
+    target, arguments = call
+    name = base_name(node)
+    arguments = tree_map_only(Affine, value_of, arguments)
+    if name in PADS:
+        mode = "constant" if name == "constant_pad_nd" else (*arguments, "constant")[2]
+        if mode == "constant":
+            target, arguments = aten.constant_pad_nd.default, [*arguments[:2], PADDING]
+    floats = name in FLOATS or target is aten.pad.default
+    arguments = tree_map_only(fx.Node, lambda n: tensors[n].double() if floats else tensors[n], arguments)
+    if name in VIEWS:
+        target = aten.reshape.default
+    result = target(*arguments, **node.kwargs)
+    return tree_map_only(Tensor, lambda t: t.long(), result) if floats else result
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+def _agree(cutter: Cutter, node: fx.Node, expected: list[Tensor], result: Any) -> bool:
+    """Whether every result is what stays of the expected one."""
+    layouts = cutter.layout(node)
+    got = _tensors(result)
+    return len(got) == len(expected) and all(
+        layout is not None and layout.is_plain and torch.equal(layout.pick(full), own)
+        for layout, full, own in zip(layouts if isinstance(layouts, tuple) else (layouts,), expected, got, strict=True)
+    )
+
+
+def _write(cutter: Cutter, node: fx.Node, original: Call, rewritten: Call, values: dict[fx.Node, Value]) -> Result:
+    target, arguments = tree_map_only(fx.Node, lambda n: values[n].node, rewritten)
+    if rewritten[0] is not original[0] or tree_leaves(rewritten[1]) != tree_leaves(original[1]):
+        cutter.note(node, f"{base_name(node)} with other sizes: {told(cutter.layout(node))}")
+    if base_name(node) in VIEWS:
+        return cutter.held(node, cutter.reshape(node, arguments[0], arguments[1]))
+    return cutter.results(node, cutter.call(node, target, *arguments, **node.kwargs))
+
+
+def _picks(cutter: Cutter, node: fx.Node, expected: list[Tensor], values: list[Value]) -> Result:
+    """Each result on its own, as a pick of what stays."""
+    layouts = cutter.layout(node)
+    several = isinstance(layouts, tuple)
+    results: list[Value | None] = []
+    before = len(cutter.graph.nodes)
+    for position, (layout, full) in enumerate(zip(layouts if several else (layouts,), expected, strict=True)):
+        if layout is None:
+            results.append(None)
+            continue
+        wanted, number = layout.pick(full), position if several else None
+        if bool((wanted == ABSENT).any()):
+            raise cutter.block(node, f"{base_name(node)} needs channels that leave")
+        written = cutter.gather(node, values, wanted, cutter.sizes(node, layout, number))
+        results.append(cutter.held(node, written, number))
+    if len(cutter.graph.nodes) > before:  # else the very tensor goes on, taken in another way
+        cutter.note(node, f"{base_name(node)} as a choice of channels: {told(layouts)}")
+    return tuple(results) if several else results[0]
+
+
+# --- new sizes -------------------------------------------------------------------------------------------------------
+
+
+def _as_it_is(_cutter: Cutter, _node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    return target, arguments
+
+
+def _view(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """view(x, sizes), expand(x, sizes): -1 stays."""
+    layout = cutter.layout(node)
+    if layout is None or not layout.is_plain or len(arguments[1]) != len(layout.shape):
+        return None
+    sizes = cutter.sizes(node, layout)
+    new = [given if given == -1 else size for given, size in zip(arguments[1], sizes, strict=True)]
+    return target, [arguments[0], new, *arguments[2:]]
+
+
+def _unflatten(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """unflatten(x, dim, sizes)."""
+    layout = cutter.layout(node)
+    if layout is None or not layout.is_plain:
+        return None
+    x, dim, given = arguments
+    start = dim % len(x.meta["val"].shape)
+    sizes = cutter.sizes(node, layout)[start : start + len(given)]
+    return target, [x, dim, [g if g == -1 else size for g, size in zip(given, sizes, strict=True)]]
+
+
+def _split(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """split(x, size, dim), chunk(x, pieces, dim): as they are if the pieces still come out right, else by sizes."""
+    layouts = cutter.layout(node)
+    if any(layout is None or not layout.is_plain for layout in layouts):
+        return None
+    dim: Any = arguments[2] if len(arguments) > 2 else node.kwargs.get("dim", 0)
+    if cutter.present(node, arguments[0]).layout.kept(dim) is None:
+        return target, arguments
+    return aten.split_with_sizes.default, [arguments[0], [layout.sizes[dim] for layout in layouts], dim]
+
+
+def _pad(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """pad(x, (before, after) of each dimension from the last one on, ...): as much as stays before and behind."""
+    layout = cutter.layout(node)
+    if layout is None or not layout.is_plain:
+        return None
+    x, given = arguments[:2]
+    amounts = list(given)
+    for pair in range(len(given) // 2):
+        dim = len(layout.shape) - 1 - pair
+        before, inner = given[2 * pair], int(x.meta["val"].shape[dim])
+        if layout.kept(dim) is not None and before >= 0 and given[2 * pair + 1] >= 0:
+            stays = kept_mask(layout.kept(dim), layout.shape[dim])
+            amounts[2 * pair] = int(stays[:before].sum())
+            amounts[2 * pair + 1] = int(stays[before + inner :].sum())
+    return target, [x, amounts, *arguments[2:]]
+
+
+RESIZE: dict[str, Callable[[Cutter, fx.Node, Any, list[Any]], Call | None]] = {
+    **named(_view, "view reshape _unsafe_view expand"),
+    "unflatten": _unflatten,
+    **named(_split, "split split_with_sizes chunk"),
+    **named(_pad, "pad constant_pad_nd"),
+}
+"""Op -> its arguments for cut tensors. What is not here keeps its own."""
+
+VIEWS = frozenset(("view", "reshape", "_unsafe_view"))
+"""Written as a reshape: memory may lie otherwise than in the original."""
+
+PADS = frozenset(("pad", "constant_pad_nd"))
+FLOATS = frozenset(MOVEMENT_OF_FLOATS.split())

@@ -1,0 +1,107 @@
+"""A trace that can be trained again, at two batch sizes where the network allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import TreeSpec
+
+from compress.errors import ModelError
+from compress.graph.aten.trace import Trace, _needs_functional_form, _quiet, _remove_idle_dropout, evaluating, trace
+from compress.surgery.graph_cut.batch import Batch, Static
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network ready to be cut.
+
+    Attributes:
+        trace: the graph, with dropout.
+        batch: what tells its numbers with the batch size as a variable.
+        outputs: the structure of what ``forward`` returns.
+        notes: what the graph does not keep of the network, for the report.
+        fixed_batch: the one batch size that the graph takes; ``None`` for any.
+    """
+
+    trace: Trace
+    batch: Batch
+    outputs: TreeSpec
+    notes: tuple[str, ...]
+    fixed_batch: int | None
+
+
+def trace_for_cutting(model: nn.Module, example_inputs: tuple[Tensor, ...], *, fixed: str = "") -> Traced:
+    """Trace at two batch sizes; where that fails, at the size of ``example_inputs`` alone.
+
+    Args:
+        model: the network.
+        example_inputs: one tensor for each argument of ``forward``.
+        fixed: why only the batch size of ``example_inputs`` will do, if so.
+
+    Raises:
+        ModelError: the model can't be captured, or writes to its buffers in ``forward``.
+    """
+    sizes = {x.shape[0] if x.ndim else 0 for x in example_inputs}
+    size = max(sizes)
+    why = fixed or f"the inputs have the batch sizes {sorted(sizes)}"
+    if len(sizes) == 1 and size and not fixed:
+        try:
+            (first, outputs, notes), (twin, _, _) = (_export(model, _batch_of(example_inputs, n)) for n in _two(size))
+            return Traced(first, Batch(first, twin, _two(size)[0]), outputs, notes, None)
+        except (ModelError, Static) as reason:
+            why = str(reason).splitlines()[0]
+    only, outputs, notes = _export(model, example_inputs)
+    return Traced(only, Batch(only, None, size), outputs, (*notes, f"the batch size stays {size}: {why}"), size)
+
+
+def _two(size: int) -> tuple[int, int]:
+    """A batch of one hides what moves along the batch, and ``squeeze`` drops it: never trace with one."""
+    return (2, 3) if size == 1 else (size, size + 1)
+
+
+def _batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+    return tuple(torch.cat([x] * (size // x.shape[0] + 1))[:size] for x in inputs)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSpec, tuple[str, ...]]:
+    """Like ``trace``, but with the dropout that training needs, and the structure of the outputs."""
+    with evaluating(model), torch.no_grad(), _quiet():
+        try:
+            program = torch.export.export(model, inputs)
+        except Exception:  # whatever a user's forward raises
+            trace(model, inputs)  # tells it in one line
+            raise
+        notes: tuple[str, ...] = ()
+        if _needs_functional_form(_without_dropout(program.graph)):
+            before = len(program.graph.nodes)
+            _remove_idle_dropout(program.graph)
+            if len(program.graph.nodes) < before:
+                notes = ("dropout is not kept: forward writes in place to what it drops from",)
+            program = program.run_decompositions({})
+    written = [spec for spec in program.graph_signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
+    if written:
+        raise ModelError(
+            f"forward of {type(model).__name__} writes to {written[0].target or 'its input'} in evaluation mode; "
+            "such a network cannot be returned as a graph."
+        )
+    tensors, names = {}, []
+    for spec in program.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            names.append(spec.arg.name)
+        elif spec.target is not None:
+            source = program.constants if spec.target in program.constants else program.state_dict
+            if isinstance(value := source[spec.target], Tensor):
+                tensors[spec.arg.name] = (spec.target, value.detach())
+    structure = program.call_spec.out_spec
+    assert structure is not None
+    return Trace(program.graph, tensors, tuple(names)), structure, notes
+
+
+def _without_dropout(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    _remove_idle_dropout(copy)
+    return copy
