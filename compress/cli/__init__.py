@@ -56,11 +56,32 @@ COMMANDS: dict[str, Command] = {
             "compress train --out runs/demo --resume",
         ),
     ),
+    "prune": Command(
+        "compress.cli.prune:prune",
+        "Zero the least important channels of a run's network, and remove them.",
+        (
+            "compress prune runs/demo --out runs/half --target-macs 50%",
+            "compress prune runs/demo --out runs/half --target-params 0.5 --criterion taylor --recalibrate 20",
+            "compress prune runs/demo --out runs/even --keep-ratio 0.6 --per-layer --min-channels 8",
+            "compress finetune runs/half",
+        ),
+    ),
+    "finetune": Command(
+        "compress.cli.finetune:finetune",
+        "Train the compact network of a run on.",
+        (
+            "compress finetune runs/half --epochs 5 --learning-rate 0.001",
+            "compress finetune runs/half --out runs/half-tuned --set schedule.lr_schedule=cosine",
+            "compress finetune runs/half --out runs/half-tuned --resume",
+            "compress export runs/half-tuned --onnx half.onnx",
+        ),
+    ),
     "inspect": Command(
         "compress.cli.inspect:inspect",
         "Show which channels are dead, which stay, and why.",
         (
             "compress inspect runs/demo",
+            "compress inspect runs/demo --json",
             "compress inspect resnet20 --image-size 32",
             "compress inspect torchvision:mobilenet_v2 --image-size 224 --classes 1000",
         ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ def inspect(
     image_size: Annotated[int, typer.Option(min=1, help="For a model: height and width, in pixels.")] = 32,
     channels: Annotated[int, typer.Option(min=1, help="For a model: channels of the images.")] = 3,
     classes: Annotated[int, typer.Option(min=1, help="For a model: number of classes.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show each layer's channels: of a run, before and after; of a model, how many could leave it."""
     from rich.console import Console
@@ -27,29 +29,60 @@ def inspect(
     from compress.cli.tables import layer_table, summary_table
 
     console = Console()
-    if Path(target).is_dir():
-        from compress.train.rundir import open_run
-
-        run = open_run(Path(target))
+    run = _run(target)
+    layers = _run_layers(run) if run else model_layers(target, image_size, channels, classes)
+    if as_json:
+        changes = {"changes": run_changes(run)} if run else {}
+        typer.echo(json.dumps({"target": target, "layers": layers, **changes}, indent=2))
+    elif run:
         console.print(summary_table(run.summary))
-        console.print(layer_table(f"layers of {target}", RUN_HEADINGS, run_rows(run)))
+        console.print(layer_table(f"layers of {target}", RUN_HEADINGS, [_row(layer) for layer in layers]))
+        for change in run_changes(run):
+            console.print(f"  {change}", highlight=False)
     else:
-        rows = model_rows(target, image_size=image_size, channels=channels, classes=classes)
-        console.print(layer_table(f"{target}, {channels}x{image_size}x{image_size} images", MODEL_HEADINGS, rows))
+        title = f"{target}, {channels}x{image_size}x{image_size} images"
+        console.print(layer_table(title, MODEL_HEADINGS, [_row(layer) for layer in layers]))
 
 
-def run_rows(run: Run) -> list[Row]:
-    """Layer, output channels before and after, those whose filters are all zero, and why some of these stayed."""
-    layers: dict[str, dict[str, int]] = run.summary["report"]["layers"]
-    kept: dict[str, str] = run.summary["report"]["kept"]
+def _run(target: str) -> Run | None:
+    if not Path(target).is_dir():
+        return None
+    from compress.train.rundir import open_run
+
+    return open_run(Path(target))
+
+
+def _row(layer: dict[str, Any]) -> Row:
+    """The layer's numbers, and its reasons in one cell."""
+    name, *numbers, kept = layer.values()
+    counted = [f"{count} {'channel' if count == 1 else 'channels'}: {why}" for why, count in kept.items()]
+    return (name, *(f"{number:,}" for number in numbers), "; ".join(counted))
+
+
+def _run_layers(run: Run) -> list[dict[str, Any]]:
+    """Each layer's output channels before and after, those whose filters are all zero, and why some of these stayed."""
     return [
-        (name, f"{width['before']:,}", f"{width['after']:,}", f"{width['dead']:,}", kept.get(name, ""))
-        for name, width in layers.items()
+        {"layer": name, **{key: width[key] for key in ("before", "after", "dead", "kept")}}
+        for name, width in run.summary["report"]["layers"].items()
     ]
 
 
-def model_rows(name: str, *, image_size: int, channels: int, classes: int) -> list[Row]:
-    """Layer, its output channels, how many of them could leave the network, and why the others can't."""
+def run_changes(run: Run) -> list[str]:
+    """What became of the network besides that it is narrower, a line each."""
+    report = run.summary["report"]
+    return [
+        *(
+            f"{path} reads {some} of the {every} channels there are"
+            for path, (some, every) in report["selections"].items()
+        ),
+        *(f"{path} returns the same for every input: replaced by its constant" for path in report["constant_layers"]),
+        *(f"{line}" for line in report["rewritten"]),
+        *report["notes"],
+    ]
+
+
+def model_layers(name: str, image_size: int, channels: int, classes: int) -> list[dict[str, Any]]:
+    """Each layer's output channels, how many of them could leave the network, and why the others can't."""
     import torch
 
     from compress.graph import channel_graph
@@ -58,10 +91,13 @@ def model_rows(name: str, *, image_size: int, channels: int, classes: int) -> li
     model = build(name, num_classes=classes, in_channels=channels, image_size=image_size)
     graph = channel_graph(model, (torch.zeros(1, channels, image_size, image_size),))
     free, reasons = graph.free(), graph.classes.reasons
-    rows: list[Row] = []
+    layers: list[dict[str, Any]] = []
     for (parameter, dim), members in graph.out_slices().items():
         if dim == 0 and graph.tensors[parameter].ndim > 1:
-            why = {reason for member in members.tolist() for reason in reasons.get(member, ())}
+            kept: dict[str, int] = {}
+            for member in members[~free[members]].tolist():
+                why = "; ".join(sorted(reasons[member]))
+                kept[why] = kept.get(why, 0) + 1
             layer = parameter.removesuffix(".weight")
-            rows.append((layer, f"{len(members):,}", f"{int(free[members].sum()):,}", "; ".join(sorted(why))))
-    return rows
+            layers.append({"layer": layer, "before": len(members), "removable": int(free[members].sum()), "kept": kept})
+    return layers

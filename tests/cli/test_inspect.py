@@ -19,6 +19,37 @@ def test_a_run_shows_its_layers_before_and_after(compress_command: Callable, tmp
     assert rows["features.0"] == ["8", str(alive["features.0"]), str(8 - alive["features.0"])]
     assert rows["features.4"] == ["12", str(alive["features.4"]), str(12 - alive["features.4"])]
     assert rows["classifier.2"] == ["10", "10", "0"]
+    document = json.loads(compress_command("inspect", run, "--json").out)
+    assert document["changes"] == []
+    layers = {layer.pop("layer"): layer for layer in document["layers"]}
+    assert layers["features.0"] == {
+        "before": 8,
+        "after": alive["features.0"],
+        "dead": 8 - alive["features.0"],
+        "kept": {},
+    }
+
+
+def test_json_says_what_became_of_the_network(compress_command: Callable, tmp_path: Path):
+    """A run whose report says that a layer is constant and that channels were selected."""
+    run = tmp_path / "run"
+    assert (
+        compress_command(
+            "train", "--model", TINY_NET, "--dataset", "digits", "--limit", 100, "--epochs", 1, "--out", run
+        ).code
+        == 0
+    )
+    summary = json.loads((run / "summary.json").read_text())
+    summary["report"] |= {"selections": {"bn": [3, 8]}, "constant_layers": ["conv2"], "notes": ["batch size stays 1"]}
+    (run / "summary.json").write_text(json.dumps(summary))
+    expected = [
+        "bn reads 3 of the 8 channels there are",
+        "conv2 returns the same for every input",
+        "batch size stays 1",
+    ]
+    changes = json.loads(compress_command("inspect", run, "--json").out)["changes"]
+    assert [change.startswith(start) for change, start in zip(changes, expected, strict=True)] == [True] * 3
+    assert expected[0] in compress_command("inspect", run).out
 
 
 def test_a_model_shows_what_could_leave_it_and_what_not(compress_command: Callable):
@@ -29,6 +60,10 @@ def test_a_model_shows_what_could_leave_it_and_what_not(compress_command: Callab
     assert rows["fc1"] == ["500", "500"]
     assert rows["fc2"][:2] == ["10", "0"]
     assert "output" in " ".join(rows["fc2"][2:])
+    options = ("--image-size", "28", "--channels", "1", "--json")
+    layers = json.loads(compress_command("inspect", "lenet5", *options).out)["layers"]
+    assert layers[0] == {"layer": "conv1", "before": 20, "removable": 20, "kept": {}}
+    assert layers[-1] == {"layer": "fc2", "before": 10, "removable": 0, "kept": {"output of the network": 10}}
 
 
 def test_bad_targets_are_refused(compress_command: Callable, tmp_path: Path):
