@@ -32,9 +32,10 @@ def residual() -> nn.Module:
 
 
 def grouped() -> nn.Module:
-    """ResNeXt: four groups of at least four channels."""
-    block = torchvision.models.resnet.Bottleneck
-    return torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=10, groups=4, width_per_group=4)
+    """RegNet with gates: groups of four channels, and of eight."""
+    regnet = torchvision.models.regnet
+    blocks = regnet.BlockParams([1, 2], [16, 32], [4, 8], [1.0, 1.0], [2, 2], se_ratio=0.25)
+    return regnet.RegNet(blocks, num_classes=10, stem_width=8)
 
 
 def depthwise_with_gates() -> nn.Module:
@@ -63,8 +64,10 @@ def transformer() -> nn.Module:
 def segmentation() -> nn.Module:
     """FCN with its second head: two outputs in a dictionary."""
     fcn = torchvision.models.segmentation.fcn
-    backbone = torchvision.models._utils.IntermediateLayerGetter(residual(), {"layer4": "out", "layer3": "aux"})
-    return fcn.FCN(backbone, fcn.FCNHead(512, 3), fcn.FCNHead(256, 3))
+    features = torchvision.models._utils.IntermediateLayerGetter(
+        depthwise_with_gates().features, {"4": "out", "3": "aux"}
+    )
+    return fcn.FCN(features, fcn.FCNHead(144, 3), fcn.FCNHead(24, 3))
 
 
 NETWORKS = {
