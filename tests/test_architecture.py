@@ -16,6 +16,8 @@ ROOMS = {
     "compress/groups.py": {"compress.errors", "compress.graph"},
     "compress/optim": {"compress.errors", "compress.groups", "compress.penalties"},
     "compress/surgery": {"compress.errors", "compress.files", "compress.graph"},
+    "compress/pruning": {"compress.errors", "compress.graph", "compress.groups", "compress.surgery"},
+    "compress/pruning/run.py": {"compress"},
     "compress/models": {"compress.errors", "compress.torchvision_compat"},
     "compress/data": {"compress.errors", "compress.torchvision_compat"},
     "compress/train": {"compress"},

@@ -37,18 +37,25 @@ class Goal:
         """How far from ``value`` the result may be."""
         return TOLERANCE * self.given
 
-    def refusal(self, nearest: float, policy: Policy) -> ConfigError:
-        """What to tell where the target is out of reach, and ``nearest`` is the nearest count."""
+    def refusal(self, nearest: float, least: float, policy: Policy) -> ConfigError:
+        """What to tell where the target is out of reach.
+
+        Args:
+            nearest: the nearest count that was found.
+            least: the count with everything gone that may leave.
+            policy: what limits the choice.
+        """
         what = NAMES[self.target.kind]
-        floor = f"{policy.min_channels} channel" + "s" * (policy.min_channels > 1)
-        why = (
-            f"beside what cannot leave, every layer keeps at least {floor} (min_channels); no fewer than"
-            if nearest > self.value
-            else "channels leave whole; the nearest that was found is"
-        )
         asked = f"target {self.target.kind} {self.target.value:g} ({self.value:,.0f} of {self.given:,.0f} {what})"
+        if least - self.value > self.tolerance:
+            floor = f"{policy.min_channels} channel" + "s" * (policy.min_channels > 1)
+            why = f"every layer keeps at least {floor} (min_channels), and some channels cannot leave; at least"
+            found = least
+        else:
+            why, found = "channels leave whole; the nearest that was found is", nearest
         return ConfigError(
-            f"{asked} cannot be reached within {TOLERANCE:.0%}: {why} {nearest:,.0f} {what}, {nearest / self.given:.2%}"
+            f"{asked} cannot be reached within {TOLERANCE:.0%}: {why} {found:,.0f} {what} ({found / self.given:.2%})"
+            + (" remain" if found is least else "")
         )
 
 
@@ -89,11 +96,13 @@ def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tens
         return units.members(_below_threshold(units, goal.target.value, ledger))
     if goal.target.kind == "keep-ratio" and policy.per_layer:
         return units.members(_same_share(units, goal, policy, ledger))
+    values = ranks(units) if policy.per_layer else units.score
+    # a number of groups is rounded to whole units
+    tolerance = max(goal.tolerance, units.largest / 2) if goal.target.kind == "keep-ratio" else goal.tolerance
     try:
-        values = ranks(units) if policy.per_layer else units.score
-        return units.members(down_to(goal.value - surplus, goal.tolerance, values, ledger))
+        return units.members(down_to(goal.value - surplus, tolerance, values, units.layer, ledger))
     except UnreachableError as error:
-        raise goal.refusal(error.nearest + surplus, policy) from error
+        raise goal.refusal(error.nearest + surplus, error.least + surplus, policy) from error
 
 
 def _below_threshold(units: Units, limit: float, ledger: Ledger) -> list[int]:
@@ -110,5 +119,5 @@ def _same_share(units: Units, goal: Goal, policy: Policy, ledger: Ledger) -> lis
     chosen = below(limit, places, ledger)
     wanted = goal.given - int(units.members((places < limit).nonzero().flatten().tolist()).sum())
     if ledger.total - wanted > goal.tolerance:
-        raise goal.refusal(ledger.total, policy)
+        raise goal.refusal(ledger.total, ledger.total, policy)
     return chosen

@@ -113,7 +113,7 @@ def prune_(
             else:
                 return _report(candidates, chosen, excluded, result.report)
             undo_()
-        raise goal.refusal(goal.value + missed, policy)
+        raise goal.refusal(goal.value + missed, goal.value, policy)
 
 
 def _refused(model: nn.Module, example_inputs: tuple[Tensor, ...], stuck: Tensor) -> Tensor:

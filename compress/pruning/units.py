@@ -36,6 +36,11 @@ class Units:
     def __len__(self) -> int:
         return self.score.numel()
 
+    @property
+    def largest(self) -> int:
+        """Classes in the largest unit."""
+        return int(torch.bincount(self.of_class[self.of_class >= 0]).max()) if len(self) else 0
+
     def members(self, units: Sequence[int]) -> Tensor:
         """Bool ``[classes]``: the classes of ``units``."""
         chosen = torch.zeros(len(self) + 1, dtype=torch.bool)  # the last entry stands for -1

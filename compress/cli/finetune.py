@@ -1,0 +1,102 @@
+"""``compress finetune``: train the compact network of a run on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compress.errors import ConfigError
+
+if TYPE_CHECKING:
+    from compress.train.config import Config
+
+SUFFIX = "-finetuned"
+"""Where the new run lies, unless ``--out`` says so: beside the old one."""
+
+FIXED = ("model.", "data.", "run.seed")
+"""Keys of a recipe that make the network, the images and the split: those of the run that is trained on ..."""
+
+FREE = ("data.dir", "data.download", "data.augment.")
+"""... but for these, which say where images lie, or how they are varied."""
+
+
+def finetune(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A complete run directory.")],
+    out: Annotated[Path | None, typer.Option(help="The new run directory; RUN-finetuned by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images; RUN's by default.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate before the schedule's factor; RUN's by default.")
+    ] = None,
+    penalty: Annotated[str | None, typer.Option(help="l0, l1, group-lasso, ...; none by default.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any key of a recipe; repeatable.")
+    ] = None,
+) -> None:
+    """Train the compact network of RUN on, by RUN's recipe but without a penalty, on the same images and split.
+
+    Channels that have left do not come back. The new run directory is one like RUN's; inspect, export, prune and
+    finetune take it. Ctrl-C stops cleanly; --resume continues.
+    """
+    from rich.console import Console
+
+    from compress.cli.tables import summary_table
+    from compress.train.config import NO_PENALTY
+    from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
+    from compress.train.recipe import resolve
+    from compress.train.rundir import CONFIG, Origin, open_run, saved_recipe
+    from compress.train.session import train
+
+    opened = open_run(run)
+    directory = out or run.with_name(run.resolve().name + SUFFIX)
+    fresh: dict[str, object] = {"penalty.name": NO_PENALTY, "run.dense_baseline": False}
+    given = {
+        "schedule.epochs": epochs,
+        "optimizer.lr": learning_rate,
+        "penalty.name": penalty,
+        "penalty.strength": strength,
+        "run.device": device,
+    }
+    flags = ({} if resume else fresh) | {key: value for key, value in given.items() if value is not None}
+    recipe = saved_recipe(directory) if resume else run / CONFIG
+    config = resolve(recipe, {**flags, "run.out": directory}, settings or ())
+    check_same_images(opened.config, config)
+    before = opened.summary["accuracy"]
+    origin = Origin("finetune", opened, {"finetune": {"accuracy_before": {k: v["compact"] for k, v in before.items()}}})
+    console = Console()
+    try:
+        summary = train(config, resume=resume, console=console, origin=origin)
+    except Interrupted as stop:
+        line = shlex.join(["compress", "finetune", str(run), "--out", str(directory), "--resume"])
+        typer.echo(f"stopped; to continue: {line}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from stop
+    console.print(summary_table(summary))
+    for split, now in summary["accuracy"].items():
+        if now["compact"] is not None:
+            told = f"{split} accuracy: {before[split]['compact']:.2%} before, {now['compact']:.2%} now"
+            console.print(told, highlight=False, soft_wrap=True)
+    quoted = shlex.quote(str(directory))
+    typer.echo(f"\nrun directory: {quoted}\nnext:\n  compress inspect {quoted}")
+    typer.echo(f"  compress export {quoted} --onnx model.onnx")
+
+
+def check_same_images(before: Config, now: Config) -> None:
+    """Refuse a recipe that makes another network, other images or another split.
+
+    Raises:
+        ConfigError: every such key is listed.
+    """
+    from compress.train.recipe import changed_keys
+
+    wrong = [change for change in changed_keys(before, now) if change.startswith(FIXED) and not change.startswith(FREE)]
+    if wrong:
+        listed = "\n".join(f"  {change}" for change in wrong)
+        raise ConfigError(
+            f"a run is fine-tuned with its own network, images and split, so that none of what it is judged by was "
+            f"trained on\n{listed}\nleave these as they were"
+        )
