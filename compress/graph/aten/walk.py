@@ -95,6 +95,6 @@ def execute(
 
     original = fields_in(args, kwargs)[0].data.dtype
     args, kwargs = tree_map_only(Field, full, (args, kwargs))
-    if base_name(node) == "view":  # a moved tensor is not always viewable where the original was
+    if base_name(node) in ("view", "_unsafe_view"):  # a moved tensor is not always viewable where the original was
         return store(args[0].reshape(args[1]))
     return tree_map_only(Tensor, store, functional(node)(*args, **kwargs))
