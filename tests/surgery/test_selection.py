@@ -70,7 +70,7 @@ def test_never_keeps_the_class_without_an_index(randomise_, compact_exactly):
     assert result.model.norms[1].num_features == 16
 
 
-@pytest.mark.parametrize(("outputs", "selected"), [(2, False), (64, True)])
+@pytest.mark.parametrize(("outputs", "selected"), [(2, False), (128, True)])
 def test_auto_inserts_an_index_where_it_saves_more_than_it_costs(net, randomise_, kill_, outputs, selected):
     """Of 8 channels 2 are silent: what is copied are 6, what is saved 2 for each output."""
     model = net(
