@@ -18,6 +18,7 @@ from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
 from compress.surgery.dead import dead_by_weight
 from compress.surgery.plan import Plan, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
+from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.verify import Agreement, certify
 
 Prefer = Literal["class", "graph", "smallest"]
@@ -70,14 +71,16 @@ def compact(
             raise ConfigError(f"{name}={value!r}; known: {', '.join(known)}.")
     with torch.no_grad():
         plain = baked_copy(model)
-        graph = analyse(plain, example_inputs, fold=fold, select=select)
-        task = _Task(model, plain, graph, example_inputs, fold)
+        watch = Stopwatch()
+        with watch.stage("analysis"):
+            graph = analyse(plain, example_inputs, fold=fold, select=select)
+        task = _Task(model, plain, graph, example_inputs, fold, watch)
         certified = {"class": _in_class, "graph": _as_graph, "smallest": _smallest}[prefer](task)
     cut = certified.cut
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
     )
-    return CompactResult(cut.model, plan, _report(plain, certified))
+    return CompactResult(cut.model, plan, _report(plain, certified, watch.seconds()))
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class _Task:
     graph: ChannelGraph
     example_inputs: tuple[Tensor, ...]
     fold: bool
+    watch: Stopwatch
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,13 @@ def _channels(graph: ChannelGraph) -> int:
 def _certified(task: _Task, form: Literal["class", "graph"]) -> _Certified:
     """Cut and compare; where folded constants do not hold at every input size, cut only zeros."""
     for fold in (True, False) if task.fold else (False,):
-        cut = {"class": cut_class, "graph": cut_graph}[form](task.plain, task.graph, task.example_inputs, fold=fold)
-        twin = double_twin(task.plain, cut, task.example_inputs)
+        with task.watch.stage("cut"):
+            make = {"class": cut_class, "graph": cut_graph}[form]
+            cut = make(task.plain, task.graph, task.example_inputs, task.watch, fold=fold)
         try:
-            agreements = certify(
-                private_copy(task.model), cut.model, twin, task.example_inputs, any_size=form == "class"
-            )
+            with task.watch.stage("comparison"):
+                twin, original = double_twin(task.plain, cut, task.example_inputs), private_copy(task.model)
+                agreements = certify(original, cut.model, twin, task.example_inputs, any_size=form == "class")
         except VerificationError:
             if not cut.decision.folds:
                 raise
@@ -151,7 +156,7 @@ def _noting_sizes(cut: Cut, agreements: list[Agreement]) -> Cut:
     return dataclasses.replace(cut, notes=(*cut.notes, f"height and width stay those of the example inputs ({shapes})"))
 
 
-def _report(plain: nn.Module, certified: _Certified) -> CompactReport:
+def _report(plain: nn.Module, certified: _Certified, seconds: dict[str, float]) -> CompactReport:
     cut, agreements = certified.cut, certified.agreements
     exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
     own = [a for a in agreements if a.dtype == agreements[0].dtype]  # the network's own precision comes first
@@ -177,6 +182,7 @@ def _report(plain: nn.Module, certified: _Certified) -> CompactReport:
         rewritten=cut.rewritten,
         more_removed=certified.more_removed,
         notes=cut.notes,
+        seconds=seconds | {"cut": seconds["cut"] - seconds["type check"]},  # which runs inside it
     )
 
 

@@ -16,6 +16,7 @@ from compress.surgery.bake import private_copy
 from compress.surgery.dead import Decision, find_dead
 from compress.surgery.graph_cut import Blocked
 from compress.surgery.plan import Plan, signature
+from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.verify import changed_operations, failing_module, mixed_channels
 
 
@@ -51,7 +52,9 @@ class Cut:
         return self.pinned.get(cls, "its constant reaches a layer in a form that cannot be folded")
 
 
-def cut_class(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool) -> Cut:
+def cut_class(
+    plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], watch: Stopwatch, *, fold: bool
+) -> Cut:
     """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut."""
     pinned: dict[int, str] = {}
     while True:
@@ -59,8 +62,9 @@ def cut_class(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tenso
         plan = make_plan(plain, graph, decision)
         small = private_copy(plain)
         apply_(small, decision, plan)
-        after = _graph_or_none(small, example_inputs, plan)
-        suspects, why = _suspects(graph, after, small, example_inputs, plan)
+        with watch.stage("type check"):
+            after = _graph_or_none(small, example_inputs, plan)
+            suspects, why = _suspects(graph, after, small, example_inputs, plan)
         if after is not None and not bool(suspects[0].any()):
             plan = replace_constants_(small, after, plan)
             return Cut(small, plan, graph, after, decision, pinned)
@@ -73,7 +77,9 @@ def cut_class(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tenso
         pinned |= dict.fromkeys((new & ~_mask(graph, pinned)).nonzero().flatten().tolist(), why)
 
 
-def cut_graph(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], *, fold: bool) -> Cut:
+def cut_graph(
+    plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], watch: Stopwatch, *, fold: bool
+) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
 
     Raises:
@@ -93,7 +99,8 @@ def cut_graph(plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tenso
                 raise
             pinned |= dict.fromkeys(held.nonzero().flatten().tolist(), blocked.reason)
             continue
-        after = channel_graph(made.module, example_inputs)
+        with watch.stage("type check"):
+            after = channel_graph(made.module, example_inputs)
         plan = replace_constants_(made.module, after, plan)
         lines = tuple(made.lines(graph.classes, decision.removed))
         return Cut(made.module, plan, graph, after, decision, pinned, lines, made.notes)

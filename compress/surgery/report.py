@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class CompactReport:
         more_removed: in graph form, channels that left and that the class would have had to keep; ``None`` where the
             class was not tried.
         notes: what else is different, in words.
+        seconds: how long each stage took: ``analysis``, ``cut``, ``type check``, ``comparison``.
     """
 
     params_before: int
@@ -65,6 +66,7 @@ class CompactReport:
     rewritten: tuple[str, ...] = ()
     more_removed: int | None = None
     notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def kept(self) -> dict[str, str]:
