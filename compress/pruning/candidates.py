@@ -85,15 +85,17 @@ def find_candidates(
 
 
 def removed_classes(graph: ChannelGraph, plan: Plan) -> Tensor:
-    """Bool ``[classes]``: the classes of ``graph`` that the plan cuts out."""
-    removed = torch.zeros(graph.classes.count, dtype=torch.bool)
+    """Bool ``[classes]``: the classes of ``graph`` that the plan cuts out, wherever they are."""
+    cut, stays = (torch.zeros(graph.classes.count, dtype=torch.bool) for _ in range(2))
     for (name, dim), along in graph.out_slices().items():
         kept = plan.parameters.get(name)
+        inside = torch.ones(len(along), dtype=torch.bool)
         if kept is not None and dim in kept.indices:
-            gone = torch.ones(len(along), dtype=torch.bool)
-            gone[kept.indices[dim]] = False
-            removed[along[gone]] = True
-    return removed
+            inside[:] = False
+            inside[kept.indices[dim]] = True
+        cut[along[~inside]] = True
+        stays[along[inside]] = True
+    return cut & ~stays
 
 
 def _classes(groups: Groups, graph: ChannelGraph) -> Tensor:

@@ -3,8 +3,8 @@
 ``score_g = mean over batches of (sum_{i in g} w_i dL/dw_i)^2`` (Molchanov et al., Importance estimation for neural
 network pruning, 2019, equation 8). The sum is minus the slope of the loss as the whole group is scaled towards zero, so
 the score is the square of the change that a straight line predicts for its removal. The network is in evaluation mode,
-with the BatchNorm statistics that it will be used with. Where many channels share a layer's work each has a small score,
-so that by default scores are taken relative to the mean of their layer.
+with the BatchNorm statistics that it will be used with. Where many channels share a layer's work, each has a small
+score; by default scores are taken relative to the mean of their layer.
 """
 
 from __future__ import annotations

@@ -38,12 +38,12 @@ def compose(first: Plan, second: Plan) -> Plan:
         CheckpointError: the plans do not follow each other, or the first changes the network in a way that is not known
             here. A plan that changes nothing can be composed with any other.
     """
-    if _is_idle(first):
+    if not _acts(first):
         return dataclasses.replace(second, architecture=first.architecture)
     hash_before = second.hash_before if not first.hash_after else ""
     if first.hash_after == second.hash_before:
         hash_before = first.hash_before
-    if _is_idle(second):
+    if not _acts(second):
         return dataclasses.replace(first, hash_before=hash_before, hash_after=second.hash_after)
     _refuse_unknown(first)
     parts = {name: part(first, second) for name, part in PARTS.items()}
@@ -96,18 +96,15 @@ _LABELS = frozenset(("architecture", "hash_before", "hash_after"))
 """Fields that say what a plan belongs to, not what it does."""
 
 
-def _is_idle(plan: Plan) -> bool:
-    return not any(_says_something(plan, field) for field in dataclasses.fields(plan) if field.name not in _LABELS)
-
-
-def _says_something(plan: Plan, field: dataclasses.Field[Any]) -> bool:
-    value = getattr(plan, field.name)
-    return bool(value) and value != field.default
+def _acts(plan: Plan) -> list[str]:
+    """The fields with which the plan changes a network."""
+    idle = type(plan)(plan.architecture, {})
+    names = [field.name for field in dataclasses.fields(plan) if field.name not in _LABELS]
+    return [name for name in names if getattr(plan, name) != getattr(idle, name)]
 
 
 def _refuse_unknown(first: Plan) -> None:
-    others = [field for field in dataclasses.fields(first) if field.name not in _LABELS | PARTS.keys()]
-    strange = [field.name for field in others if _says_something(first, field)]
+    strange = [name for name in _acts(first) if name not in PARTS]
     if strange:
         raise CheckpointError(
             f"the plan for {first.architecture} cannot be followed by another: it holds {', '.join(strange)}; "
