@@ -12,7 +12,7 @@ import compress
 from compress.errors import CheckpointError
 from compress.models import build
 from compress.surgery import Plan, compact, save_weights
-from compress.surgery.compose import compose
+from compress.surgery.compose import compose, restore_
 from compress.surgery.kept import Kept
 
 NETWORKS = {"lenet5": (1, 28), "vgg11": (3, 32), "resnet20": (3, 32)}
@@ -196,3 +196,94 @@ def test_plans_that_do_not_follow_each_other_are_refused(cut_twice):
     again = dataclasses.replace(first.plan, parameters={"head.weight": Kept((2, 5), {1: [0]})})
     with pytest.raises(CheckpointError, match=r"both give b\.bias to the network"):
         compose(first.plan, again)
+
+
+class Streams(nn.Module):
+    """A BatchNorm that can select channels, a grouped convolution, a layer without bias that can become constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.split = nn.Conv2d(8, 8, 3, groups=2, bias=False)
+        self.aside = nn.Conv2d(8, 6, 3, bias=False)
+        self.head = nn.Linear(14, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.split(F.relu(self.norm(x)))
+        return self.head(torch.cat((y, F.relu(self.aside(x))), 1).mean((2, 3)))
+
+
+def constant_(kill_, model):
+    kill_(model.stem, [0, 2, 5], 0.4)
+    model.aside.weight.data[:] = 0
+
+
+def selecting_(_, model):
+    for i in (0, 1, 4, 5):
+        model.norm.weight.data[i] = 0
+        model.norm.bias.data[i] = 0.3 * (i + 1)
+
+
+DAMAGES = {
+    "folded": lambda kill_, model: kill_(model.stem, [0, 2, 5], 0.4),
+    "grouped": lambda kill_, model: kill_(model.split, [1, 6]),
+    "constant layer": constant_,
+    "selecting": selecting_,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_trained_compact_weights_go_back_into_the_original_shapes(damage, randomise_, kill_):
+    model, x = randomise_(Streams()), torch.randn(2, 3, 9, 9).double()
+    DAMAGES[damage](kill_, model)
+    result = compact(model, (x[:1],), select="always")
+    with torch.no_grad():
+        for parameter in result.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # as if trained
+    base = Streams().double()
+    added = restore_(base, result.plan, result.model.state_dict())
+    assert type(base) is Streams
+    with torch.no_grad():
+        difference = (base.eval()(x) - result.model.eval()(x)).abs().max()
+    assert difference <= 1e-12
+    fresh = Streams().double()
+    added.reshape_(fresh)
+    fresh.load_state_dict(base.state_dict())  # the same names and shapes
+
+    again = compact(base, (x[:1],), select="always")
+    assert again.report.params_after <= sum(p.numel() for p in result.model.parameters())
+    plan = compose(added, again.plan)
+    assert plan.hash_before == again.plan.hash_before
+    cut_anew = plan.rebuild(Streams().double())
+    cut_anew.load_state_dict(again.model.state_dict())
+    with torch.no_grad():
+        assert (cut_anew.eval()(x) - base(x)).abs().max() <= 1e-12
+
+
+def test_the_biases_that_come_back_are_those_that_constants_made(randomise_, kill_):
+    x = torch.randn(1, 3, 9, 9).double()
+    expected = {
+        "folded": {"aside.bias", "split.bias"},
+        "grouped": set(),
+        "constant layer": {"aside.bias", "split.bias"},
+        "selecting": {"split.bias"},
+    }
+    for damage, names in expected.items():
+        model = randomise_(Streams())
+        DAMAGES[damage](kill_, model)
+        result = compact(model, (x,), select="always")
+        assert set(restore_(Streams().double(), result.plan, result.model.state_dict()).new_biases) == names
+
+
+def test_weights_of_another_network_do_not_go_back(randomise_, kill_):
+    model = randomise_(Streams())
+    DAMAGES["grouped"](kill_, model)
+    result = compact(model, (torch.randn(1, 3, 9, 9).double(),))
+    with pytest.raises(CheckpointError, match=r"split\.weight has shape \(8, 4, 3, 3\), the plan leaves 216 entries"):
+        restore_(Streams(), result.plan, Streams().state_dict())
+    state = result.model.state_dict()
+    del state["stem.weight"]
+    with pytest.raises(CheckpointError, match=r"the compact weights lack stem\.weight"):
+        restore_(Streams(), result.plan, state)
