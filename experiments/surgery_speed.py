@@ -1,0 +1,161 @@
+"""How fast surgery is, and how fast what it leaves behind.
+
+    python experiments/surgery_speed.py --markdown docs/results/surgery-speed.md
+
+Half of the free channels of each network are dead, with a BatchNorm shift that is not 0: the hard case, in which
+constants are folded and carried. Three tables:
+
+* latency of the compact network over that of the masked one, and over that of two networks built directly, at
+  the widths of the compact one, and at the number of living channels, which leaves out the channels that carry;
+* seconds from model to compact model, by stage;
+* the same as networks get deeper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import compress
+from compress.graph import channel_graph
+from compress.models import build
+from compress.surgery import CompactResult
+from export import to_onnx
+
+BENCH = Path(sys.executable).parent / "bench"
+LATENCY = ("resnet18", "mobilenet_v2", "vgg11_bn")
+STAGES = ("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16")
+GROWTH = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
+
+
+def network(name: str) -> nn.Module:
+    """A torchvision network with BatchNorm statistics, scales and shifts as training leaves them."""
+    torch.manual_seed(0)
+    model = build(f"torchvision:{name}", num_classes=1000, in_channels=3, image_size=224).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return model
+
+
+@torch.no_grad()
+def kill_half_(model: nn.Module, x: Tensor, *, shifts: bool) -> None:
+    """Zero half of the free classes of channels; their BatchNorm shifts stay, or are zeroed too."""
+    graph = channel_graph(model, (x,))
+    generator = torch.Generator().manual_seed(0)
+    dead = graph.free() & (torch.rand(graph.classes.count, generator=generator) < 0.5)
+    parameters = dict(model.named_parameters())
+    for (name, dim), classes in graph.out_slices().items():
+        if name in parameters and not (shifts and name.endswith("bias")):
+            parameters[name].index_fill_(dim, dead[classes].nonzero().flatten(), 0)
+
+
+def halved(name: str, x: Tensor, *, shifts: bool) -> tuple[nn.Module, CompactResult]:
+    """The masked network and what surgery made of it."""
+    model = network(name)
+    kill_half_(model, x, shifts=shifts)
+    return model, compress.compact(model, (x,))
+
+
+def direct(name: str, result: CompactResult) -> nn.Module:
+    """A new network of random weights at the widths of a compact one."""
+    model = network(name)
+    result.plan.reshape_(model)
+    return model
+
+
+def ratio(model: Path, baseline: Path, seconds: float) -> str:
+    """Latency of one file over another's with its 95 % interval, as ``bench latency`` measures it."""
+    report = model.with_suffix(".json")
+    command = [BENCH, "latency", model, "--baseline", baseline, "--json", report, "--min-seconds", str(seconds)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads(report.read_text())["ratio"]
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def latency_rows(seconds: float) -> Iterable[tuple[str, ...]]:
+    """Compact over masked, over a network of the same widths, and over one of as many channels as live."""
+    x = torch.randn(1, 3, 224, 224)
+    for name in LATENCY:
+        model, result = halved(name, x, shifts=True)
+        _, without_shifts = halved(name, x, shifts=False)
+        networks = {
+            "masked": model,
+            "compact": result.model,
+            "same widths": direct(name, result),
+            "living channels": direct(name, without_shifts),
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            files = {key: Path(folder) / f"{key.replace(' ', '-')}.onnx" for key in networks}
+            for key, file in files.items():
+                to_onnx(networks[key], (x,), file)
+            ratios = [ratio(files["compact"], files[key], seconds) for key in networks if key != "compact"]
+        carried = sum(layer.after for layer in result.report.layers.values()) - sum(
+            layer.after for layer in without_shifts.report.layers.values()
+        )
+        yield (name, f"{result.report.max_exact_error:.0e}", str(carried), *ratios)
+
+
+def stage_rows(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    """Layers and seconds by stage."""
+    x = torch.randn(1, 3, 224, 224)
+    for name in names:
+        _, result = halved(name, x, shifts=True)
+        seconds = result.report.seconds
+        apart = sum(value for stage, value in seconds.items() if stage != "type check")
+        stages = [seconds[stage] for stage in ("analysis", "cut", "comparison", "type check")]
+        layers = len(result.report.layers)
+        yield (name, str(layers), *(f"{value:.2f}" for value in (*stages, apart)), f"{1000 * apart / layers:.0f}")
+
+
+TABLES: dict[str, tuple[tuple[str, ...], Callable[[float], Iterable[tuple[str, ...]]]]] = {
+    "Latency": (
+        ("network", "float64 error", "carried", "over masked", "over same widths", "over living channels"),
+        latency_rows,
+    ),
+    "Seconds": (
+        ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
+        lambda _: stage_rows(STAGES),
+    ),
+    "Growth with depth": (
+        ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
+        lambda _: stage_rows(GROWTH),
+    ),
+}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    parser.add_argument("--min-seconds", type=float, default=4.0, help="of each latency (default: 4)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = ["# Speed of surgery and of what it leaves", "", "Printed by:", ""]
+    lines += ["    python experiments/surgery_speed.py", "", (__doc__ or "").split("\n\n")[2], ""]
+    for title, (headings, rows) in TABLES.items():
+        print(f"\n{title}", flush=True)
+        lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "| --- " * len(headings) + "|"]
+        for row in rows(arguments.min_seconds):
+            lines.append("| " + " | ".join(row) + " |")
+            print(lines[-1], flush=True)
+        lines.append("")
+    if arguments.markdown:
+        arguments.markdown.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
