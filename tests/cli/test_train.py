@@ -35,6 +35,16 @@ def test_from_flags_to_a_table_and_the_next_commands(compress_command: Callable,
     assert "group-lasso 2/2  loss " in outcome.out
 
 
+def test_compactions_are_told_between_the_epochs(compress_command: Callable, tmp_path: Path):
+    net = f"{Path(TINY_NET.rpartition(':')[0]).parent / 'half_dead.py'}:resnet8"
+    run = tmp_path / "run"
+    outcome = compress_command("train", *SHORT, "--model", net, "--strength", "0", "--compact-every", "1", "--out", run)
+    assert outcome.code == 0
+    [line] = [line for line in outcome.out.splitlines() if line.startswith("  compacted")]
+    assert line.startswith("  compacted  parameters 77,754 -> 19,810  MACs ")
+    assert line.endswith(" s")
+
+
 def test_a_recipe_with_flags_above_it(compress_command: Callable, tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
@@ -56,6 +66,7 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
     [
         bad("--model", "lenet6", "--dataset", "mnits", faults=("known: lenet5, vgg11", "fashion-mnist")),
         bad("--penalty", "l7", "--granularity", "row", faults=("known: l0, l1", "known: weight, filter, coupled")),
+        bad("--compact-every", "-1", faults=("penalty.compact_every: got -1; expected greater than or equal to 0",)),
         bad("--strength", "-1", faults=("penalty.strength: got -1.0; expected greater than or equal to 0",)),
         bad("--set", "optimizer.lrr=1", faults=("optimizer.lrr: unknown key (did you mean optimizer.lr?)",)),
         bad("--recipe", "missing.toml", faults=("cannot read the recipe missing.toml",)),
