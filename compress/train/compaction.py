@@ -30,7 +30,7 @@ from compress.optim.slicing import Piece
 from compress.surgery import Plan
 from compress.surgery.bake import private_copy
 from compress.surgery.compose import compose, restore_
-from compress.surgery.plan import Kept
+from compress.surgery.kept import Kept
 from compress.surgery.verify import certify
 from compress.train.checkpoint import State, unmoved_generators
 
