@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Task:
     """
 
     target: Target
-    policy: Policy
+    policy: Policy = field(default_factory=Policy)
     batches: int = 32
     recalibrate: int = 0
     device: str | None = None
