@@ -40,7 +40,7 @@ def as_slice(positions: Tensor) -> tuple[int, int, int] | None:
 
 
 def _first_line(tensor: Tensor, dim: int) -> Tensor:
-    return tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)[:, 0]
+    return tensor.movedim(dim, 0).reshape(tensor.shape[dim], -1)[:, 0].contiguous()
 
 
 def _positions(line: Tensor, wanted: Tensor) -> Tensor:

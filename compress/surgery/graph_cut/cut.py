@@ -151,7 +151,13 @@ def cut_graph(model: nn.Module, traced: Traced, flow: LabelFlow, classes: Classe
     dropped = tuple(name for name in model.state_dict() if name not in left)
     slices = {name: slices for name, (slices, _) in cutter.state.cuts.items()}
     return GraphCut(
-        module, slices, tuple(cutter.rewrites), traced.fixed_batch, _fixed_sizes(cutter, module), dropped, traced.notes
+        module,
+        slices,
+        tuple(cutter.rewrites),
+        traced.fixed_batch,
+        _fixed_sizes(cutter, module),
+        dropped,
+        (EVALUATION, *traced.notes, *cutter.notes),
     )
 
 
@@ -171,6 +177,12 @@ def _fixed_sizes(cutter: Cutter, module: fx.GraphModule) -> tuple[str, ...]:
                 lines.append(source_line(node))
     return tuple(dict.fromkeys(lines))
 
+
+EVALUATION = (
+    "the graph is that of evaluation mode; in training dropout drops and BatchNorm uses the batch, "
+    "but what else forward does in training only (stochastic depth, auxiliary outputs) is not there"
+)
+"""What a reader must know of every graph."""
 
 _SIZED = "view reshape _unsafe_view unflatten expand zeros ones full new_zeros new_ones new_full upsample_nearest1d "
 _SIZED += "upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d"

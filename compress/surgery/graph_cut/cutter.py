@@ -63,6 +63,7 @@ class Cutter(Stays):
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Result] = {}
         self.rewrites: list[Rewrite] = []
+        self.notes: list[str] = []
         self.inputs: list[fx.Node] = []
         self._batch_size: fx.Node | None = None
 

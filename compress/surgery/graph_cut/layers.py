@@ -15,6 +15,7 @@ from compress.graph.aten.trace import base_name, functional
 from compress.surgery.graph_cut.cutter import Cutter, Result, Value
 from compress.surgery.graph_cut.elementwise import pointwise, whole
 from compress.surgery.graph_cut.layout import kept_mask, kept_where
+from compress.surgery.graph_cut.source import source_line
 from compress.surgery.graph_cut.state import Conflict, Slices
 
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
@@ -206,6 +207,8 @@ def _layer(
         stored = {n: cutter.emit(node, *cutter.state.attribute(*names[a])) for a, (n, _) in parameters.items()}
     except Conflict as conflict:
         raise cutter.block(node, f"{conflict} is read in two different parts") from None
+    if "running_mean" in parameters:
+        cutter.notes.append(f"{source_line(node)}: keeps its statistics in training, since it shares parameters")
     written_args = [
         value.node if i == 0 else stored.get(a, a) if isinstance(a, fx.Node) else a for i, a in enumerate(args)
     ]

@@ -71,7 +71,8 @@ class Slices:
                 if kept is not None:
                     part = part.index_select(dim, kept.to(tensor.device))
             parts.append(part)
-        return torch.cat(parts).clone(memory_format=torch.contiguous_format)
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return joined.clone(memory_format=torch.contiguous_format)
 
     def equals(self, other: Slices) -> bool:
         """Whether both cut the same."""
