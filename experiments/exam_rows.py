@@ -50,6 +50,7 @@ class Row:
         missed_at: the same by place, where the reason names one.
         params: before and after; ``macs`` likewise, for one sample.
         errors: largest difference relative to the largest output, by precision.
+        rounding: the masked network in float32 against itself in float64, likewise.
         sensitivity: how far outputs of two inputs differ, relative to the largest.
         seconds: of processor time, on one thread. ``graph``: tracing and labels alone; ``compact``: from float32 model
             to compact model, certificate included; ``total``.
@@ -72,6 +73,7 @@ class Row:
     params: list[int] = field(default_factory=list)
     macs: list[int] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
+    rounding: float | None = None
     sensitivity: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -90,7 +92,7 @@ def without_places(reason: str) -> str:
     for part in reason.split("; "):
         part = re.sub(r" \(at [^)]*\)", "", part)
         part = re.sub(r"constant -?[\d.e+-]+", "constant", part)
-        part = re.sub(r"(padded|folded into) \S+", r"\1 ...", part)
+        part = re.sub(r"(padded|folded into|groups of|read by|channel of) \S+", r"\1 ...", part)
         part = re.sub(r"^\S+\.\S+ (belongs|reads|is no)", r"... \1", part)
         parts.add(re.sub(r"(?<![A-Za-z_\d])\d+(?![A-Za-z_\d])", "N", part))
     return "; ".join(sorted(parts))

@@ -29,6 +29,7 @@ COLUMNS = (
     "MACs",
     "float64",
     "float32",
+    "its rounding",
     "ONNX",
     "s",
 )
@@ -80,7 +81,8 @@ channels are dead:
 Then each layer is rescaled on one batch, so that activations keep their size and the output depends on the input. The
 masked network and the compact one are compared on images that the certificate of `compact` has not seen, two at a time,
 at two input sizes where the network accepts a second one, in float64 and float32, and after export in ONNX Runtime.
-Errors are the largest difference relative to the largest entry of the output. Segmentation networks are compared in all
+Errors are the largest difference relative to the largest entry of the output; "its rounding" is that of the masked
+network in float32 against itself in float64. Segmentation networks are compared in all
 their outputs.
 
 What the columns count, in output channels of layers:
@@ -153,9 +155,16 @@ def _cells(row: Row) -> list[str]:
         "" if row.share is None else f"{row.share:.1%}",
         f"{row.params[0] / 1e6:.2f} → {row.params[1] / 1e6:.2f} M",
         f"{row.macs[0] / 1e6:.0f} → {row.macs[1] / 1e6:.0f} M",
-        *(f"{row.errors[p]:.0e}" if p in row.errors else "" for p in ("float64", "float32", "onnx")),
+        _error(row.errors.get("float64")),
+        _error(row.errors.get("float32")),
+        _error(row.rounding),
+        _error(row.errors.get("onnx")),
         f"{row.seconds['compact']:.1f}",
     ]
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
 
 
 def _reasons(rows: list[Row]) -> str:
