@@ -103,6 +103,7 @@ class ChannelGraph:
             its uses, NaN where it depends on the network's input.
         norms: running means (state names) of the BatchNorms that are used once.
         constant_output: whether the network returns the same for every input.
+        lost: class -> where its constant was lost, and why.
         depends_on_size: whether some constant other than 0 holds at this input size, and perhaps at no other.
     """
 
@@ -120,6 +121,7 @@ class ChannelGraph:
     norms: frozenset[str]
     constant_output: bool
     depends_on_size: bool
+    lost: dict[int, str] = field(default_factory=dict)
     elsewhere: tuple[Consumer, ...] = ()
 
     @cached_property

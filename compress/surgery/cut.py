@@ -49,7 +49,9 @@ class Cut:
             return self.decision.kept[cls]
         if cls in self.before.classes.reasons:
             return "; ".join(self.before.classes.reasons[cls])
-        return self.pinned.get(cls, "its constant reaches a layer in a form that cannot be folded")
+        if cls in self.pinned:
+            return self.pinned[cls]
+        return self.before.lost.get(cls, "its constant reaches a layer in a form that cannot be folded")
 
 
 def cut_class(

@@ -9,8 +9,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
-from compress.graph.aten.constants import ConstantFlow, channel_constants
-from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, meet, place
+from compress.graph.aten.constants import ConstantFlow, as_field, channel_constants
+from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, meet, place
 from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION
 from compress.graph.aten.trace import Trace, base_name, trace
 from compress.graph.aten.walk import fields_in
@@ -66,12 +66,26 @@ def graph_of(model: nn.Module, traced: Trace, *, select: Collection[str] = ()) -
         norms=state.norms(),
         constant_output=values.constant_output,
         depends_on_size=values.depends_on_size,
+        lost=_lost(labels, values, classes),
     )
 
 
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:
     """Multiply-accumulates of convolutions, linear layers and matrix products for the inputs as given."""
     return sum(_node_macs(node) for node in trace(model, example_inputs).graph.nodes)
+
+
+def _lost(labels: LabelFlow, values: ConstantFlow, classes: Classes) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for node, gone, why in values.lost:
+        assert isinstance(node.args[0], fx.Node)
+        source = labels.env[node.args[0]]
+        dim = 1 if len(source.shape) in (3, 4, 5) and source.shape[1] == gone.numel() else 0
+        own = channels(source, dim)
+        if own is not None and own.numel() == gone.numel():
+            for cls in classes.of(own[gone]).tolist():
+                found.setdefault(cls, f"{why} (at {place(node)})")
+    return found
 
 
 def _mark(classes: Classes, labels: list[Tensor]) -> Tensor:
@@ -88,7 +102,7 @@ def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> 
     assert isinstance(source, fx.Node)
     assert isinstance(weight, fx.Node)
     source, in_front = _behind_padding(source)
-    field = values.env[source]
+    field = as_field(values.env[source])
     assert isinstance(field, Field)
     dim = -1 if base_name(node) == "linear" else 1 - values.trace.tensors[weight.name][1].ndim
     return Consumer(

@@ -44,7 +44,7 @@ class ConstantFlow(Walk):
 
     At the end ``constant_output`` tells whether every output of the network is known, and ``depends_on_size`` whether
     a constant other than 0 was concluded through an operation whose border a ``forward`` might treat otherwise at
-    another input size.
+    another input size. ``lost`` holds where channels ceased to be constant, and why.
     """
 
     def __init__(self, trace: Trace):
@@ -52,6 +52,13 @@ class ConstantFlow(Walk):
         self.rules = RULES
         self.constant_output = False
         self.depends_on_size = False
+        self.lost: list[tuple[fx.Node, Tensor, str]] = []
+
+    def lose(self, node: fx.Node, before: Tensor, after: Tensor, why: str) -> None:
+        """Note which channels were constant before an operation and are not behind it: float64 ``[channels]`` each."""
+        gone = ~before.isnan() & after.isnan()
+        if bool(gone.any()):
+            self.lost.append((node, gone, why))
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
         if node.name in self.trace.tensors:
@@ -151,25 +158,33 @@ def _convolve(
     transposed: bool,
 ) -> Value:
     x, weight, bias = operands
-    shape = shape_of(node)
+    x, shape = as_field(x), shape_of(node)
     if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
         return flow.unknown(node, operands, {})
     dim = 1 - weight.ndim
     inputs = channel_constants(x, dim)
     flow.depends_on_size |= weight.shape[2:].numel() > 1 and bool((inputs.nan_to_num() != 0).any())
     split = constants.by_group(weight, groups, transposed=transposed)
-    return Field.along(constants.contract(split, bias, inputs, bordered=bordered), dim % len(shape), shape)
+    known = constants.contract(split, bias, inputs, bordered=bordered)
+    if groups == inputs.numel() == known.numel():
+        flow.lose(node, inputs, known, "the border of a padded depthwise convolution differs")
+    return Field.along(known, dim % len(shape), shape)
 
 
 def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Known outputs of a linear layer."""
     x, weight, bias = (*args, None)[:3]
-    shape = shape_of(node)
+    x, shape = as_field(x), shape_of(node)
     if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
         return flow.unknown(node, args, kwargs)
     split = constants.by_group(weight, 1, transposed=False)
     known = constants.contract(split, bias, channel_constants(x, -1), bordered=False)
     return Field.along(known, len(shape) - 1, shape)
+
+
+def as_field(x: Value) -> Value:
+    """A parameter that a layer reads as its input has the same values whatever the network's input."""
+    return Field.of(x.double()) if isinstance(x, Tensor) else x
 
 
 def channel_constants(x: Field, dim: int) -> Tensor:
@@ -241,7 +256,12 @@ def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs:
     pooled = pool(flow, node, args, kwargs)
     if not is_padded(padding, ()) and not divisor:
         return pooled
-    return Field(torch.where(pooled.data == 0, pooled.data, constants.UNKNOWN), pooled.shape)
+    known = Field(torch.where(pooled.data == 0, pooled.data, constants.UNKNOWN), pooled.shape)
+    if isinstance(args[0], Field):
+        dim = -len(spatial_dims(node, args[0])) - 1
+        before, after = channel_constants(pooled, dim), channel_constants(known, dim)
+        flow.lose(node, before, after, "average pooling that counts padding differs at the border")
+    return known
 
 
 RULES: dict[str, Rule] = {

@@ -9,7 +9,7 @@ says why.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -202,9 +202,37 @@ def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
         flow.sized.extend(field.data for field in fields_in(args, kwargs))
     if reads_bits(args):
         return flow.unknown(node, args, kwargs)
+    if base_name(node) in LIKE_ANOTHER:  # the other tensor gives a shape and nothing else
+        return _reshape(node, args[0]) if isinstance(args[0], Field) else flow.unknown(node, args, kwargs)
+    if base_name(node) in JOINING and fields_in(args):
+        return execute(node, (_joined(flow, node, args[0], (*args[1:], 0)[0]), *args[1:]), kwargs)
     if has_parameters(args, kwargs):
         return _move_parameter(flow, node, args, kwargs)
     return execute(node, args, kwargs)
+
+
+def _reshape(node: fx.Node, x: Field) -> Field:
+    shape = shape_of(node)
+    assert shape is not None
+    return Field.of(x.full().reshape(shape))
+
+
+def _joined(flow: LabelFlow, node: fx.Node, parts: Sequence[Value], dim: int) -> list[Value]:
+    """The parts of a concatenation, where a parameter (a class token) takes the labels of what it is put beside."""
+    field = next(part for part in parts if isinstance(part, Field))
+    joined: list[Value] = []
+    for part in parts:
+        if isinstance(part, Field):
+            joined.append(part)
+            continue
+        size = part.labels.shape if isinstance(part, Computed) else tuple(part.addresses().shape)
+        beside = field.full() if base_name(node) == "stack" else field.full().narrow(dim, 0, 1)
+        others = [Field.of(beside.expand(size))]
+        own = labels_of_parameter(flow, part, others, size)
+        if own is None or field.varies(dim):
+            flow.refuse(node, (part, field), {}, f"a parameter enters {base_name(node)} directly")
+        joined.append(_unified(flow, node, [*others, *([] if own is None else [own])], size))
+    return joined
 
 
 def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -392,7 +420,7 @@ def _convolve(
     transposed: bool,
 ) -> Value:
     x, weight, bias = operands
-    shape = shape_of(node)
+    x, shape = of_activation(x), shape_of(node)
     if not isinstance(x, Field) or not is_plain(weight) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this convolution is computed")
     channel_dim = 1 - len(weight.shape)
@@ -415,7 +443,7 @@ def _convolve(
 def linear(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Linear layer on the last dimension."""
     x, weight, bias = (*args, None)[:3]
-    shape = shape_of(node)
+    x, shape = of_activation(x), shape_of(node)
     if not isinstance(x, Field) or not is_plain(weight) or shape is None:
         return flow.refuse(node, args, kwargs, "the weight of this linear layer is computed")
     inputs = channels(x, -1)
@@ -425,6 +453,13 @@ def linear(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict
     outputs = flow.book.parameter(weight.name, 0, weight.shape[0])
     flow.own(bias, 0, outputs)
     return Field.along(outputs, len(shape) - 1, shape)
+
+
+def of_activation(x: Value) -> Value:
+    """A parameter that a layer reads as its input (a table of coordinates, say): its channels are none of ours."""
+    if isinstance(x, Parameter):
+        return Field.uniform(NEUTRAL, x.addresses().shape, torch.int64)
+    return x
 
 
 def is_plain(weight: Value) -> TypeGuard[Parameter]:
@@ -465,15 +500,18 @@ def index(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
     """Pick by a list of positions that is part of the network: executed, since nobody changes it."""
     x = args[0]
     positions = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, (Field, Parameter, Computed))]
-    if not isinstance(x, Field) or not all(is_plain(p) for p in positions):
+    if not isinstance(x, (Field, Parameter)) or not all(isinstance(p, Parameter) for p in positions):
         return flow.unknown(node, args, kwargs)
-    flow.sized.append(x.data)
 
     def value(parameter: Parameter) -> Tensor:
-        return flow.tensors[parameter.name].cpu()
+        return flow.tensors[parameter.name].cpu().flatten()[parameter.addresses()]
 
     rest = tree_map_only(Parameter, value, args[1:])
-    return execute(node, (x, *rest), kwargs)
+    if isinstance(x, Field):
+        flow.sized.append(x.data)
+        return execute(node, (x, *rest), kwargs)
+    moved = execute(node, (Field(x.addresses(), tuple(x.addresses().shape)), *rest), kwargs)
+    return Parameter(x.name, x.shape, moved.full())
 
 
 def glu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -492,6 +530,8 @@ def glu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[st
 def batch_norm(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Each channel on its own: scale, shift and statistics belong to it."""
     x = args[0]
+    if isinstance(x, (Parameter, Computed)):
+        return flow.refuse(node, args, kwargs, "a weight is standardised: a statistic over the inputs of each filter")
     inputs = channels(x, 1) if isinstance(x, Field) else None
     if inputs is None:
         return flow.refuse(node, args, kwargs, f"channels of this {base_name(node)}'s input vary over space")
@@ -520,11 +560,26 @@ def prelu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
 
 
 def softmax(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Softmax: harmless along a dimension in which labels are the same (space, tokens)."""
+    """Softmax: harmless along a dimension in which labels are the same, and where channels leave it as a whole."""
     x = args[0]
-    if isinstance(x, Field) and not x.varies(args[1]):
+    if isinstance(x, Field) and (not x.varies(args[1]) or _is_partial(x, (args[1] % len(x.shape),))):
+        _unify_along(flow, x, (args[1] % len(x.shape),))
         return x
     return over_channels(flow, node, args, kwargs)
+
+
+def _is_partial(x: Field, dims: tuple[int, ...]) -> bool:
+    """Whether channels vary along other dimensions too: along ``dims`` are those that leave together."""
+    return any(x.varies(d) for d in range(1, len(x.shape)) if d not in dims)
+
+
+def _unify_along(flow: LabelFlow, x: Field, dims: tuple[int, ...]) -> Tensor:
+    """Note that labels along ``dims`` belong together; one of each is returned, of size 1 there."""
+    first = x.data
+    for dim in dims:
+        first = first.narrow(dim, 0, 1)
+    flow.book.unify(x.data, first)
+    return first
 
 
 def over_channels(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -533,7 +588,11 @@ def over_channels(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwarg
 
 
 def reduce(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Mean, sum, largest, norm: harmless along dimensions in which the labels are the same."""
+    """Mean, sum, largest, norm: harmless along dimensions in which the labels are the same.
+
+    Over some of the dimensions that hold channels (the branches of split attention) it is an elementwise sum: what is
+    summed belongs together.
+    """
     x = args[0]
     if len(args) > 1 and isinstance(args[1], (Field, Parameter, Computed)):
         return meet(flow, node, args, kwargs)  # the larger of two tensors
@@ -541,6 +600,9 @@ def reduce(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict
         return flow.unknown(node, args, kwargs)
     dims = reduced_dims(node, x, args, kwargs)
     data = collapse(x.data, dims)
+    if data is None and _is_partial(x, dims):
+        flow.sized.append(x.data)
+        data = _unify_along(flow, x, dims)
     if data is None:
         return flow.refuse(node, args, kwargs, f"{base_name(node)} over channels")
     return map_result(node, lambda shape: Field(data.squeeze(dims) if len(shape) < len(x.shape) else data, shape))
@@ -563,6 +625,9 @@ _SIZED = (
 )
 SIZED = frozenset(_SIZED.split())
 """Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal, or that need a multiple."""
+
+LIKE_ANOTHER = frozenset(("view_as", "reshape_as"))
+JOINING = frozenset(("cat", "stack"))
 
 SLICES = frozenset(("slice", "select", "narrow"))
 """The same, where they work along the channels."""
