@@ -27,7 +27,7 @@ from compress.train.config import Config
 from compress.train.evaluate import evaluate
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
-from compress.train.recipe import to_toml
+from compress.train.recipe import resolve, to_toml
 from compress.train.rundir import CONFIG, Origin, Run, check_new, load_data, open_run, read_summary
 from compress.train.session import cpu_threads, pick_device
 
@@ -71,17 +71,20 @@ def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] 
     """
     check_new(out)
     run = open_run(source)
-    with cpu_threads(run.config.run.threads):
-        return _prune_run(run, out.resolve(), task, say)
+    config = resolve(
+        run.path / CONFIG, {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
+    )
+    with cpu_threads(config.run.threads):
+        return _prune_run(run, config, task, say)
 
 
-def _prune_run(run: Run, out: Path, task: Task, say: Callable[[str], object]) -> dict[str, Any]:
-    device = pick_device(task.device or run.config.run.device)
-    data = load_data(run.config.data, run.config.run.seed)
-    inputs = Inputs(data, run.config.data.augment, seed=run.config.run.seed, device=device)
+def _prune_run(run: Run, config: Config, task: Task, say: Callable[[str], object]) -> dict[str, Any]:
+    device = pick_device(config.run.device)
+    data = load_data(config.data, config.run.seed)
+    inputs = Inputs(data, config.data.augment, seed=config.run.seed, device=device)
     model = run.dense_model().to(device)
     start_s = time.monotonic()
-    report, accuracy = _prune_(model, run.config, data, inputs, task, say)
+    report, accuracy = _prune_(model, config, data, inputs, task, say)
     trained = Trained(
         masked=model,
         dense=None,
@@ -91,12 +94,11 @@ def _prune_run(run: Run, out: Path, task: Task, say: Callable[[str], object]) ->
         biases=run.biases(),
     )
     origin = Origin("prune", run, {"prune": _record(task, report, accuracy)})
-    config = run.config.model_copy(update={"run": run.config.run.model_copy(update={"out": out})})
-    with _appearing(out) as directory:
+    with _appearing(config.out) as directory:
         write_text(directory / CONFIG, to_toml(config))
         origin.save(directory)
         finish(config, data, inputs, trained, directory, origin)
-    return read_summary(out)
+    return read_summary(config.out)
 
 
 def _prune_(
