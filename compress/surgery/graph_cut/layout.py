@@ -126,6 +126,11 @@ class Layout:
             addresses = addresses.reshape([*addresses.shape[:position], *span, *addresses.shape[position + 1 :]])
         return addresses
 
+    def thinned(self, dims: frozenset[int]) -> Layout:
+        """The layout of one position along each of ``dims``, of a plain layout that keeps all of them."""
+        shape = [1 if d in dims else size for d, size in enumerate(self.shape)]
+        return Layout(tuple(shape), self.groups)
+
     def equals(self, other: Layout) -> bool:
         """Whether both keep the same entries in the same form."""
         return (

@@ -79,7 +79,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
             before = len(program.graph.nodes)
             _remove_idle_dropout(program.graph)
             if len(program.graph.nodes) < before:
-                notes = ("dropout is not kept: forward writes in place to what it drops from",)
+                notes = ("dropout is not kept: forward writes in place to parts of tensors, and its graph holds none",)
             program = program.run_decompositions({})
     written = [spec for spec in program.graph_signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     if written:
