@@ -137,7 +137,8 @@ class _SlicedGroups:
             slices += self._unread(part)
         new = copy.copy(self.old)
         stays = self.stays[:-1]
-        new.groups = Groups(self.count, tuple(slices), macs=None if old.macs is None else old.macs[stays.cpu()])
+        macs = None if old.macs is None else old.macs[stays.to(old.macs.device)]
+        new.groups = Groups(self.count, tuple(slices), macs=macs)
         new._factors = self.old._weights()[stays]
         if self.old._frozen is not None:
             new._frozen = [self.old._frozen[0][stays]]
