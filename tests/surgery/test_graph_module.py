@@ -602,6 +602,24 @@ def test_groups_leave_whole_or_evenly(net, randomise_):
         graph_module(model, (X,), kept)
 
 
+def test_channels_are_selected_in_front_of_a_batch_norm(net, randomise_):
+    """Pre-activation: channels 1, 4 and 5 of the stream are dead for one reader only."""
+
+    def run(m, x):
+        stream = m.a(x)
+        return pooled(m, F.relu(m.b(F.relu(m.norm(stream))) + stream))
+
+    layers = {"a": conv(3, 8), "norm": nn.BatchNorm2d(8), "b": conv(8, 8), "head": nn.Linear(8, 4)}
+    model = randomise_(net(run, **layers))
+    with torch.no_grad():
+        model.norm.weight[[1, 4, 5]], model.norm.bias[[1, 4, 5]] = 0, 0
+    result = compact(model, (X,), select="always", prefer="graph")
+    assert result.model.norm.weight.shape == (5,)
+    assert result.model.b.weight.shape == (8, 5, 3, 3)
+    assert result.model.a.weight.shape[0] == 8
+    assert difference(model, result.model, 3, 16, 16) <= EXACT
+
+
 # --- refusals and the report ---------------------------------------------------------------------------------------
 
 

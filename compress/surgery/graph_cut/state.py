@@ -98,7 +98,7 @@ class State:
         self.root = nn.Module()
         self.tensors = tensors
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.saved = model.state_dict(keep_vars=True).keys()
+        self.saved = model.state_dict(keep_vars=True)
         self.cuts: dict[str, tuple[Slices, Tensor]] = {}
         self.layers: dict[str, str] = {}
 
@@ -184,8 +184,8 @@ class State:
             return None
 
     def _counter(self, name: str) -> Tensor | None:
-        value = self.model.state_dict().get(name)
-        return None if value is None else value.clone()
+        value = self.saved.get(name)
+        return None if value is None else value.detach().clone()
 
     def _place(self, name: str) -> tuple[nn.Module, str]:
         path, _, attribute = name.rpartition(".")
