@@ -891,6 +891,15 @@ def test_the_graph_module_removes_what_the_class_can_not(net, randomise_, kill_,
     agree(model, result.model, SMALL)
     assert width(result, "a") == 8 - len(dead)
     assert isinstance(result.model, torch.fx.GraphModule)
+    assert len(result.report.rewritten) == (0 if case == "depthwise" else 2 if case == "slices" else 1)
+
+
+def test_the_report_says_that_spatial_sizes_stay_those_of_the_trace(net, randomise_, kill_):
+    """A view of height times width stands in the graph as a number."""
+    model = network(net, randomise_, UNEVEN["literal view"][0], flat=nn.Linear(720, 2))
+    kill_(model.a, DEAD)
+    notes = compact(model, (SMALL,), prefer="graph").report.notes
+    assert any("height and width stay" in note and "11x12" in note for note in notes)
 
 
 def test_the_smallest_is_the_graph_module_only_where_it_is_smaller(net, randomise_, kill_):

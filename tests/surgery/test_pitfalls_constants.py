@@ -542,6 +542,25 @@ def test_a_buffer_that_forward_writes_is_no_constant(net, randomise_, kill_):
     stays_equal(model, compact(model, (SMALL,)).model)
 
 
+@missing("buffers that forward writes are no constants")
+def test_a_gate_that_opens_after_many_calls(net, randomise_, kill_):
+    """A warm-up: shut for the first hundred calls, as far as the certificate can see for ever."""
+
+    def op(m, y):
+        z = y * (m.gate + F.relu(m.calls - 100))
+        m.calls.add_(1)
+        return z
+
+    model = reader(net, randomise_, kill_, op, alive=(0, 1, 3))
+    model.register_buffer("gate", torch.tensor([0.0, 1, 1, 1], dtype=torch.float64).view(4, 1, 1))
+    model.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+    small = compact(model, (SMALL,)).model
+    model.calls.fill_(200)
+    small.calls.fill_(200)
+    with torch.no_grad():
+        torch.testing.assert_close(small(LARGE), model(LARGE), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("order", ["write first", "read first"])
 def test_a_gate_read_from_a_buffer_that_forward_writes(net, randomise_, kill_, order):
     """The buffer is 0 now and closes the gate; after the first call it is open."""

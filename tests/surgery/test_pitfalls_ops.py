@@ -411,7 +411,6 @@ ACROSS = {
     "efficient channel attention": lambda m, y: (
         y * torch.sigmoid(m.eca(y.mean((2, 3)).unsqueeze(1))).view(-1, y.shape[1], 1, 1)
     ),
-    "flattened group maximum": lambda m, y: y.unflatten(1, (-1, 2)).amax(2).repeat(1, 2, 1, 1),
     "max pool over channels": lambda m, y: F.max_pool3d(y.unsqueeze(1), (2, 1, 1)).squeeze(1).repeat(1, 2, 1, 1),
     "fourier transform": lambda m, y: torch.fft.fft(y, dim=1).real,
     "covariance": lambda m, y: square((y.flatten(2) @ y.flatten(2).transpose(1, 2)).mean(2) / 100),
@@ -452,6 +451,15 @@ def test_networks_with_statistics_over_channels_come_back_whole(net, randomise_,
     assert width(compact_exactly(across(net, randomise_, kill_, case), SMALL, LARGE), "a") == STAY
 
 
+@pytest.mark.parametrize("dead", [[1, 5], [2, 3, 6], [4, 5]], ids=str)
+@pytest.mark.parametrize("reduce", [torch.amax, torch.mean], ids=["largest", "mean"])
+def test_a_statistic_over_pairs_of_channels(net, randomise_, kill_, compact_exactly, reduce, dead):
+    """Maxout: a pair may leave whole, half of one may not."""
+    model = through(net, randomise_, kill_, lambda m, y: reduce(y.unflatten(1, (-1, 2)), 2), read=4, dead=dead)
+    alone = sum(c ^ 1 not in dead for c in dead)
+    assert 8 - len(dead) + alone <= width(compact_exactly(model, SMALL, LARGE), "a") <= 8
+
+
 @pytest.mark.parametrize("case", ["layer norm", "group norm", "softmax", "covariance", "gram by einsum", "cumsum"])
 def test_the_reason_names_the_op(net, randomise_, kill_, compact_exactly, case):
     """A pin without a reason would be a guess in silence."""
@@ -479,6 +487,17 @@ def test_transposed_convolutions_have_their_weight_the_other_way_round(
     assert result.model.up.weight.shape == (6, 5, 3, 3)
     assert torch.equal(result.model.up.weight, model.up.weight[[0, 2, 3, 4, 6, 7]][:, [1, 4, 5, 6, 7]])
     assert (result.model.up.in_channels, result.model.up.out_channels) == (6, 5)
+
+
+@missing("grouped transposed convolutions")
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1, "output_padding": 1}], ids=str)
+@pytest.mark.parametrize("groups", [2, 8], ids=["two groups", "depthwise"])
+def test_grouped_transposed_convolutions(net, randomise_, kill_, compact_exactly, groups, options):
+    """``[in, out / groups, kernel]``: outputs of all groups share the second dimension of the weight."""
+    up = nn.ConvTranspose2d(8, 16, 3, groups=groups, **options)
+    model = through(net, randomise_, kill_, lambda m, y: F.relu(m.up(y)), read=16, up=up)
+    result = compact_exactly(model, SMALL, LARGE)
+    assert (width(result, "a"), result.model.up.in_channels) == (6, 6)
 
 
 @pytest.mark.parametrize(
@@ -688,14 +707,41 @@ def test_numbers_that_follow_the_number_of_channels(net, randomise_, kill_, comp
         lambda y: y.logcumsumexp(2),
         lambda y: torch.special.i0(y),
         lambda y: torch.fft.rfft2(y).abs(),
+        lambda y: F.unfold(y, 3).unflatten(1, (y.shape[1], -1)).mean(2).unsqueeze(-1),
+        lambda y: F.grid_sample(y, torch.zeros(y.shape[0], 4, 4, 2, dtype=y.dtype), align_corners=False),
     ],
-    ids=["logcumsumexp", "i0", "rfft2"],
+    ids=["logcumsumexp", "i0", "rfft2", "im2col", "grid sample"],
 )
 def test_ops_without_a_rule_keep_their_channels_under_their_name(net, randomise_, kill_, compact_exactly, op):
     """Never guess in silence: what is not in the tables is kept, and the report names it."""
     result = compact_exactly(through(net, randomise_, kill_, lambda m, y: op(y)), SMALL)
     assert width(result, "a") == STAY
     assert "no rule" in result.report.kept["a"]
+
+
+SEQUENCES = {
+    "lstm": lambda m, y: m.lstm(y.flatten(2).transpose(1, 2))[0].transpose(1, 2)[..., None],
+    "attention": lambda m, y: m.mha(*[y.flatten(2).transpose(1, 2)] * 3)[0].transpose(1, 2)[..., None],
+    "transformer layer": lambda m, y: m.layer(y.flatten(2).transpose(1, 2)).transpose(1, 2)[..., None],
+}
+
+
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_layers_over_sequences_come_back_whole(net, randomise_, kill_, compact_exactly, case):
+    """Their sizes stand in their code, and some run as one fused op in evaluation mode."""
+    layers = {
+        "lstm": nn.LSTM(8, 8, batch_first=True),
+        "mha": nn.MultiheadAttention(8, 2, batch_first=True),
+        "layer": nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+    }
+    model = through(net, randomise_, kill_, SEQUENCES[case], **layers)
+    assert width(compact_exactly(model, SMALL, LARGE), "a") == STAY
+
+
+@missing("imaginary numbers")
+def test_imaginary_numbers_are_no_error(net, randomise_, kill_, compact_exactly):
+    """``1j`` is no float."""
+    compact_exactly(through(net, randomise_, kill_, lambda m, y: (y * 1j).abs()), SMALL)
 
 
 @missing("sizes that depend on values, refused in words")

@@ -376,6 +376,30 @@ def test_a_weight_tied_to_its_own_transpose(net, randomise_, kill_, compact_exac
     assert width(compact_exactly(model, SMALL, LARGE), "fc") in (6, 8)
 
 
+class Tied(nn.Module):
+    """A language model's head that is its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.fc = nn.Embedding(11, 8, dtype=torch.float64), nn.Linear(8, 8, dtype=torch.float64)
+        self.head = nn.Linear(8, 11, bias=False, dtype=torch.float64)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens):
+        return self.head(F.relu(self.fc(self.words(tokens))))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_head_tied_to_its_embedding(kill_, compact_exactly, value):
+    """Dimension 1 of the one weight is written by the embedding and read by the head."""
+    torch.manual_seed(0)
+    model = Tied().eval()
+    model.words.weight.data[:, DEAD] = 0
+    kill_(model.fc, DEAD, value)
+    result = compact_exactly(model, torch.arange(6).view(2, 3), torch.arange(11).view(1, 11))
+    assert result.model.head.weight is result.model.words.weight
+
+
 READS_WEIGHTS = {
     "mean of a weight": lambda m, y: m.b(y) / m.b.weight.abs().mean(),
     "norm of a weight": lambda m, y: m.b(y) / m.b.weight.norm(),
@@ -666,6 +690,25 @@ def test_a_dead_layer_with_a_hook(net, randomise_, kill_, compact_exactly):
     compact_exactly(model, SMALL, LARGE)
 
 
+BORDERS_OF_DEAD = {
+    "at odd sizes": lambda z: F.pad(z, (1, 1, 1, 1)) if z.shape[2] % 2 else z,
+    "by amounts from the size": lambda z: F.pad(z, (0, 0, 0, z.shape[2] % 7)),
+}
+
+
+@missing("a dead layer behind padding that depends on the input's size")
+@pytest.mark.parametrize("case", BORDERS_OF_DEAD)
+def test_a_dead_layer_whose_constant_holds_at_one_size_only(net, randomise_, kill_, case):
+    """Every output of ``b`` is constant at 14 and 21 pixels, and has a border at 15."""
+    model = network(
+        net, randomise_, lambda m, x: m.head(x.mean((2, 3))) + m.b(BORDERS_OF_DEAD[case](m.a(x))).amin((2, 3)),
+        b=conv(8, 2, 1), head=nn.Linear(3, 2),
+    )  # fmt: skip
+    kill_(model.a, list(range(8)), 0.4)
+    result = compact(model, (torch.randn(1, 3, 16, 16, dtype=torch.float64),))
+    agree(model, result.model, *(torch.randn(1, 3, size, size, dtype=torch.float64) for size in (16, 17, 18, 23)))
+
+
 @pytest.mark.parametrize("used", ["twice", "by function"])
 def test_a_dead_layer_that_is_used_in_two_ways(net, randomise_, kill_, compact_exactly, used):
     """Its constant is another at each use, or its weight is read by a function."""
@@ -717,6 +760,15 @@ def test_one_channel_left_keeps_its_own_slope(net, randomise_, kill_, compact_ex
     model = network(net, randomise_, lambda m, x: pooled(m, m.b(m.act(m.a(x)))), act=nn.PReLU(slopes))
     kill_(model.a, list(range(dead)))
     assert width(compact_exactly(model, SMALL, LARGE), "a") == 8 - dead
+
+
+@missing("a parameter cut to one entry passes the type check")
+def test_one_channel_left_keeps_its_own_scale(net, randomise_, kill_, compact_exactly):
+    """A scale of one entry reads as one for all."""
+    model = network(net, randomise_, lambda m, x: pooled(m, m.b(m.a(x) * m.scale)))
+    model.scale = nn.Parameter(torch.rand(8, 1, 1, dtype=torch.float64))
+    kill_(model.a, list(range(7)))
+    assert width(compact_exactly(model, SMALL, LARGE), "a") == 1
 
 
 @missing("a depthwise convolution cut to one group passes the type check")
