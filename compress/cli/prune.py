@@ -123,8 +123,8 @@ def prune_table(summary: dict[str, Any]) -> Table:
         **{f"accuracy {act}": f"{accuracy:.2%}" for act, accuracy in told["validation_accuracy"].items()},
         "accuracy compact": f"{summary['accuracy']['validation']['compact']:.2%}",
     }
-    if report["unjudged"]:
-        rows["groups that could not be chosen"] = f"{report['unjudged']:,}"
+    if report["fixed"]:
+        rows["groups that could not be chosen"] = f"{report['fixed']:,}"
     table = Table(title=f"pruned by {told['criterion']}; accuracy on validation", box=box.SIMPLE, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -37,6 +37,12 @@ class Goal:
         """How far from ``value`` the result may be."""
         return TOLERANCE * self.given
 
+    @property
+    def asked(self) -> str:
+        """In words."""
+        amount = f"{self.value:,.0f} of {self.given:,.0f} {NAMES[self.target.kind]}"
+        return f"target {self.target.kind} {self.target.value:g} ({amount})"
+
     def refusal(self, nearest: float, least: float, policy: Policy) -> ConfigError:
         """What to tell where the target is out of reach.
 
@@ -45,17 +51,14 @@ class Goal:
             least: the count with everything gone that may leave.
             policy: what limits the choice.
         """
-        what = NAMES[self.target.kind]
-        asked = f"target {self.target.kind} {self.target.value:g} ({self.value:,.0f} of {self.given:,.0f} {what})"
         if least - self.value > self.tolerance:
             floor = f"{policy.min_channels} channel" + "s" * (policy.min_channels > 1)
-            why = f"every layer keeps at least {floor} (min_channels), and some channels cannot leave; at least"
-            found = least
+            found, why = least, f"every layer keeps at least {floor} (min_channels), and some channels cannot leave"
         else:
-            why, found = "channels leave whole; the nearest that was found is", nearest
+            found, why = nearest, "channels leave whole"
         return ConfigError(
-            f"{asked} cannot be reached within {TOLERANCE:.0%}: {why} {found:,.0f} {what} ({found / self.given:.2%})"
-            + (" remain" if found is least else "")
+            f"{self.asked} cannot be reached within {TOLERANCE:.0%}: {why}; the nearest that was found is "
+            f"{found:,.0f} {NAMES[self.target.kind]} ({found / self.given:.2%})"
         )
 
 
@@ -73,8 +76,21 @@ def make_goal(target: Target, model: nn.Module, candidates: Candidates) -> Goal:
     return Goal(target, (Term(count, (candidates.alive,)),), count, round(target.value * count))
 
 
-def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tensor, surplus: float) -> Tensor:
-    """The classes that leave.
+@dataclass(frozen=True)
+class Choice:
+    """What leaves.
+
+    Attributes:
+        leaving: bool ``[classes]``.
+        considered: bool ``[classes]``, the classes that could have been chosen.
+    """
+
+    leaving: Tensor
+    considered: Tensor
+
+
+def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tensor, surplus: float) -> Choice:
+    """Choose the classes that leave.
 
     Args:
         candidates: the classes and their scores.
@@ -83,24 +99,28 @@ def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tens
         excluded: bool ``[classes]``, candidates that must stay.
         surplus: how much more the compact network was found to cost than is counted here.
 
-    Returns:
-        Bool ``[classes]``.
-
     Raises:
-        ConfigError: the target cannot be reached.
+        ConfigError: the target cannot be reached, or nothing has to leave for it.
     """
     scores = candidates.scores.masked_fill(excluded, torch.nan)
     units = find_units(scores, candidates.layers, candidates.graph.partitions)
     ledger = Ledger(goal.terms, units.of_class, candidates.gone, candidates.rows, policy.min_channels)
+    chosen = _choose(units, goal, policy, ledger, surplus)
+    if not chosen:
+        raise ConfigError(f"{goal.asked}: no group has to leave for it; ask for less")
+    return Choice(units.members(chosen), units.of_class >= 0)
+
+
+def _choose(units: Units, goal: Goal, policy: Policy, ledger: Ledger, surplus: float) -> list[int]:
     if goal.target.kind == "threshold":
-        return units.members(_below_threshold(units, goal.target.value, ledger))
+        return _below_threshold(units, goal.target.value, ledger)
     if goal.target.kind == "keep-ratio" and policy.per_layer:
-        return units.members(_same_share(units, goal, policy, ledger))
+        return _same_share(units, goal, policy, ledger)
     values = ranks(units) if policy.per_layer else units.score
     # a number of groups is rounded to whole units
     tolerance = max(goal.tolerance, units.largest / 2) if goal.target.kind == "keep-ratio" else goal.tolerance
     try:
-        return units.members(down_to(goal.value - surplus, tolerance, values, units.layer, ledger))
+        return down_to(goal.value - surplus, tolerance, values, units.layer, ledger)
     except UnreachableError as error:
         raise goal.refusal(error.nearest + surplus, error.least + surplus, policy) from error
 

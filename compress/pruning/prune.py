@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.errors import ConfigError
 from compress.graph import channel_graph
 from compress.pruning.candidates import Candidates, find_candidates, removed_classes
-from compress.pruning.choice import choose, make_goal
+from compress.pruning.choice import Choice, choose, make_goal
 from compress.pruning.cost import COSTS
 from compress.pruning.criterion import Batch
 from compress.pruning.policy import Policy
@@ -34,21 +34,22 @@ class PruneReport:
     Attributes:
         groups: coupled groups that were alive before.
         zeroed: those that were made zero.
-        unjudged: those that were no candidates: the criterion cannot judge them, or surgery could not take them out.
+        fixed: those that could not be chosen: the criterion cannot judge them, the groups of a convolution cannot lose
+            them evenly, or surgery cannot take them out of this ``forward``.
         params_before: parameters of the compact form before; ``params_after`` now.
         macs_before: its multiply-accumulates for the example inputs; ``macs_after`` likewise.
-        highest_zeroed: the largest score that was zeroed, ``lowest_kept`` the smallest that was not; ``None`` if none.
+        highest_zeroed: the largest score that was zeroed, ``lowest_kept`` the smallest that was not, if any.
         layers: layer -> its output channels in the compact form before, and now.
     """
 
     groups: int
     zeroed: int
-    unjudged: int
+    fixed: int
     params_before: int
     params_after: int
     macs_before: int
     macs_after: int
-    highest_zeroed: float | None
+    highest_zeroed: float
     lowest_kept: float | None
     layers: dict[str, tuple[int, int]]
 
@@ -101,17 +102,17 @@ def prune_(
     excluded, surplus = torch.zeros_like(candidates.gone), 0.0
     with _unchanged_on_error(candidates) as undo_:
         for _ in range(ATTEMPTS):
-            chosen = choose(candidates, goal, policy, excluded=excluded, surplus=surplus)
-            candidates.zero_(chosen)
+            choice = choose(candidates, goal, policy, excluded=excluded, surplus=surplus)
+            candidates.zero_(choice.leaving)
             result = compact(model, example_inputs)
-            refused = _refused(model, example_inputs, chosen & ~removed_classes(candidates.graph, result.plan))
+            refused = _refused(model, example_inputs, choice.leaving & ~removed_classes(candidates.graph, result.plan))
             missed = target.cost(result.report) - goal.value if target.kind in COSTS else 0.0
             if bool(refused.any()):
                 excluded = excluded | refused
             elif abs(missed) > goal.tolerance:
                 surplus += missed
             else:
-                return _report(candidates, chosen, excluded, result.report)
+                return _report(candidates, choice, result.report)
             undo_()
         raise goal.refusal(goal.value + missed, goal.value, policy)
 
@@ -142,21 +143,20 @@ def _unchanged_on_error(candidates: Candidates) -> Iterator[Callable[[], None]]:
         raise
 
 
-def _report(candidates: Candidates, chosen: Tensor, excluded: Tensor, report: CompactReport) -> PruneReport:
+def _report(candidates: Candidates, choice: Choice, report: CompactReport) -> PruneReport:
     alive = candidates.alive
-    scores = candidates.scores.masked_fill(excluded, torch.nan)[alive]
-    zeroed, judged = scores[chosen[alive]], ~scores.isnan()
-    kept = scores[~chosen[alive] & judged]
+    zeroed, considered, scores = choice.leaving[alive], choice.considered[alive], candidates.scores[alive]
+    kept = scores[considered & ~zeroed]
     before = candidates.compact
     return PruneReport(
         groups=len(alive),
-        zeroed=len(zeroed),
-        unjudged=int((~judged).sum()),
+        zeroed=int(zeroed.sum()),
+        fixed=int((~considered).sum()),
         params_before=before.params_after if before else report.params_before,
         params_after=report.params_after,
         macs_before=before.macs_after if before else report.macs_before,
         macs_after=report.macs_after,
-        highest_zeroed=float(zeroed.max()) if len(zeroed) else None,
+        highest_zeroed=float(scores[zeroed].max()),
         lowest_kept=float(kept.min()) if len(kept) else None,
         layers={
             layer: (before.layers[layer].after if before else width.before, width.after)

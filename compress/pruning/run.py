@@ -21,7 +21,7 @@ from compress.pruning.criteria import CRITERIA
 from compress.pruning.criterion import Batch
 from compress.pruning.policy import Policy
 from compress.pruning.prune import PruneReport, prune_
-from compress.pruning.statistics import recalibrate_
+from compress.pruning.statistics import has_statistics, recalibrate_
 from compress.pruning.target import Target
 from compress.train.config import Config
 from compress.train.evaluate import evaluate
@@ -126,6 +126,8 @@ def _prune_(
     if task.recalibrate:
         recalibrate_(model, (batch for batch, _ in images(task.recalibrate)))
         measure("recalibrated", "BatchNorm statistics re-estimated")
+    elif has_statistics(model):
+        say("note: BatchNorm statistics are those from before pruning; recalibrate to estimate them anew")
     return report, accuracy
 
 

@@ -12,6 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.errors import ConfigError
 
 
+def has_statistics(model: nn.Module) -> bool:
+    """Whether the network has a BatchNorm with running statistics."""
+    return bool(_norms(model))
+
+
 @torch.no_grad()
 def recalibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every BatchNorm by their plain average over ``batches``.
@@ -26,7 +31,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         ConfigError: the network has no BatchNorm with running statistics, or there is no batch.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = _norms(model)
     if not norms:
         raise ConfigError(f"this {type(model).__name__} has no BatchNorm with running statistics to re-estimate")
     remaining = iter(batches)
@@ -48,3 +53,7 @@ def recalibrate_(model: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.momentum = momentum
         for module, training in modes:
             module.training = training
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]

@@ -74,7 +74,7 @@ def test_the_least_important_groups_are_exactly_zero_and_others_untouched(plain)
     groups = find_groups(model, "coupled", (x,))
     norms = groups.squared_norms().sqrt()
     report = prune_(model, (x,), Target("keep-ratio", 0.5), Policy(normalise="none"))
-    assert (report.groups, report.zeroed, report.unjudged) == (24, 12, 0)
+    assert (report.groups, report.zeroed, report.fixed) == (24, 12, 0)
     dead = groups.dead()
     assert int(dead.sum()) == 12
     assert report.highest_zeroed == pytest.approx(float(norms[dead].max()))
@@ -129,7 +129,7 @@ def test_groups_of_a_convolution_lose_equally_many(grouped):
 def test_groups_that_a_criterion_cannot_judge_stay(plain):
     model = plain(8, 20)
     report = prune_(model, (torch.randn(1, 3, 8, 8),), Target("keep-ratio", 0.9), Policy("bn-scale"))
-    assert report.unjudged == 20  # the channels of b
+    assert report.fixed == 20  # the channels of b
     assert report.layers == {"a": (8, 5), "b": (20, 20), "head": (5, 5)}
 
 
@@ -177,6 +177,29 @@ def test_carriers_are_paid_for(randomise_):
     assert abs(report.macs_after / report.macs_before - 0.5) <= 0.01
 
 
+def test_channels_that_cannot_leave_evenly_are_no_candidates(randomise_):
+    class Crossing(nn.Module):
+        """The second convolution's groups lie across the first one's, and not evenly."""
+
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(4, 12, 3, groups=2)
+            self.b = nn.Conv2d(15, 15, 3, groups=3)
+            self.c = nn.Conv2d(4, 3, 3)
+            self.head = nn.Linear(15, 30)
+            self.out = nn.Linear(30, 4)
+
+        def forward(self, x):
+            y = torch.cat((self.a(x), self.c(x)), 1).relu()
+            return self.out(self.head(self.b(y).relu().mean((2, 3))).relu())
+
+    model, x = randomise_(Crossing()), torch.randn(1, 4, 9, 9)
+    report = prune_(model, (x,), Target("keep-ratio", 0.7))
+    assert report.fixed == 12 + 3  # what a and c write
+    assert report.layers["a"] == (12, 12)
+    assert report.layers["b"][1] % 3 == 0
+
+
 def test_channels_that_forward_splits_are_left_alone_where_surgery_cannot_take_them_out(randomise_):
     class Halves(nn.Module):
         def __init__(self):
@@ -205,7 +228,7 @@ REFUSALS = {
     "floors": (
         Target("macs", 0.3),
         Policy(min_channels=7),
-        r"at least 7 channels \(min_channels\), .*; at least 36,318 MACs \(87\.51%\) remain",
+        r"at least 7 channels \(min_channels\), .* is 36,318 MACs \(87\.51%\)",
     ),
     "whole channels": (
         Target("macs", 0.9),
@@ -220,8 +243,10 @@ REFUSALS = {
     "ratio per layer": (
         Target("keep-ratio", 0.2),
         Policy(per_layer=True, min_channels=7),
-        r"at least 13 groups \(92\.86%\) remain",
+        r"the nearest that was found is 13 groups \(92\.86%\)",
     ),
+    "nothing to do": (Target("macs", 0.999), Policy(), r"macs 0\.999 .*: no group has to leave for it; ask for less"),
+    "nothing to round": (Target("keep-ratio", 0.96), Policy(per_layer=True), "no group has to leave for it"),
     "nothing below": (Target("threshold", 1e-9), Policy(), r"no group is below it and may leave; scores run from"),
     "per layer": (Target("threshold", 1.0), Policy(per_layer=True), "per_layer would change nothing"),
     "more than there is": (Target("params", 1e9), Policy(), r"the network has [\d,]+ parameters as it is"),

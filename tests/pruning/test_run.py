@@ -124,6 +124,9 @@ def test_statistics_are_re_estimated_before_the_network_is_cut(tmp_path):
     assert told["recalibrate"] == 3
     mean = open_run(tmp_path / "less").dense_model().features[1].running_mean
     assert not torch.equal(mean, open_run(source).dense_model().features[1].running_mean)
+    lines = []
+    prune_run(source, tmp_path / "stale", Task(Target("keep-ratio", 0.6)), lines.append)
+    assert lines[-1].startswith("note: BatchNorm statistics are those from before pruning")
     again = prune_run(source, tmp_path / "again", task)
     assert again["hash"] == summary["hash"]
 
