@@ -53,7 +53,7 @@ def finetune(
     from compress.train.session import train
 
     opened = open_run(run)
-    directory = out or run.with_name(run.resolve().name + SUFFIX)
+    directory = out or run.resolve().with_name(run.resolve().name + SUFFIX)
     fresh: dict[str, object] = {"penalty.name": NO_PENALTY, "run.dense_baseline": False}
     given = {
         "schedule.epochs": epochs,

@@ -108,11 +108,7 @@ def _classes(groups: Groups, graph: ChannelGraph) -> Tensor:
 
 
 def _judge(model: nn.Module, groups: Groups, policy: Policy, batches: Iterable[Batch]) -> Tensor:
-    criterion = CRITERIA[policy.criterion]
-    given = list(batches) if criterion.reads_images else []
-    if criterion.reads_images and not given:
-        raise ConfigError(f"criterion {policy.criterion} judges by images: pass batches of training data")
-    scores = criterion.score(model, groups, given).double().cpu()
+    scores = CRITERIA[policy.criterion].score(model, groups, batches).double().cpu()
     if bool(scores.isinf().any()) or bool(scores.isnan().all()):
         raise ModelError(
             f"criterion {policy.criterion}: the scores of this {type(model).__name__} are not finite; "

@@ -120,8 +120,7 @@ def _prune_(
 
     measure("before", "before pruning")
     example, _ = inputs.plain(data.validation, torch.arange(1))
-    reads_images = CRITERIA[task.policy.criterion].reads_images
-    report = prune_(model, (example,), task.target, task.policy, images(task.batches) if reads_images else ())
+    report = prune_(model, (example,), task.target, task.policy, images(task.batches))
     measure("zeroed", f"{report.zeroed:,} of {report.groups:,} groups zeroed")
     if task.recalibrate:
         recalibrate_(model, (batch for batch, _ in images(task.recalibrate)))

@@ -16,18 +16,25 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from compress.errors import ConfigError
 from compress.graph.aten.trace import evaluating
 from compress.groups import Groups
 from compress.pruning.criterion import Batch, Criterion
 
 
 def score(model: nn.Module, groups: Groups, batches: Iterable[Batch]) -> Tensor:
-    """The mean square of each group's predicted change of the loss (cross-entropy, in nats), float64 ``[count]``."""
+    """The mean square of each group's predicted change of the loss (cross-entropy, in nats), float64 ``[count]``.
+
+    Raises:
+        ConfigError: there is no batch.
+    """
     total, count = torch.zeros(groups.count, dtype=torch.float64), 0
     with evaluating(model):
         for images, labels in batches:
             total += slopes(model, groups, images, labels).double().cpu().square()
             count += 1
+    if not count:
+        raise ConfigError("criterion taylor judges by images: pass batches of training data")
     return total / count
 
 
