@@ -534,15 +534,32 @@ def test_the_example_may_be_a_batch(net, randomise_):
     assert difference(model, made.module, 3, 16, 16) <= EXACT
 
 
-def test_channels_that_share_a_dimension_with_the_batch_leave_at_that_batch_size(net, randomise_):
+def test_channels_may_share_a_dimension_with_the_batch(net, randomise_):
     def run(m, x):
         y = F.relu(m.a(x)).transpose(0, 1)
         return pooled(m, y.reshape(-1, 16, 16).view(8, x.shape[0], 16, 16).transpose(0, 1))
 
     model = randomise_(linear_network(net, run))
     made, _, _ = cut(model, X)
-    batches = BATCHES if made.fixed_batch is None else (1,)
-    assert difference(model, made.module, 3, 16, 16, batches=batches) <= EXACT
+    assert made.fixed_batch is None
+    assert difference(model, made.module, 3, 16, 16) <= EXACT
+
+
+def test_any_batch_size_is_worth_more_than_channels(net, randomise_):
+    """The list of channels that stay would have to grow with the batch."""
+
+    def run(m, x):
+        y = F.relu(m.a(x)).reshape(-1, 16, 16)
+        return pooled(m, (y.roll(7, 0) * 2).view(-1, 8, 16, 16))
+
+    model = randomise_(linear_network(net, run))
+    graph, dead = kill_(model, X)
+    with pytest.raises(Blocked, match="a dimension that holds the batch too") as refusal:
+        graph_module(model, (X,), make_plan(model, graph, Decision(dead, ())).parameters)
+    dead &= ~refusal.value.channels.among(graph.classes)
+    made = graph_module(model, (X,), make_plan(model, graph, Decision(dead, ())).parameters)
+    assert made.fixed_batch is None
+    assert difference(model, made.module, 3, 16, 16) <= EXACT
 
 
 def test_nested_outputs_keep_their_structure(net, randomise_):

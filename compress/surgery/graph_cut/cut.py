@@ -210,6 +210,11 @@ def _rewritten(cutter: Cutter, node: fx.Node) -> Result:
     layouts, name = cutter.layout(node), base_name(node)
     if layouts is None or (isinstance(layouts, tuple) and not any(layouts)):
         return layouts
-    if name in ALWAYS:
-        return ALWAYS[name](cutter, node)
-    return cutter.as_it_is(node) if cutter.is_whole(node) else WHERE_CUT.get(name, whole)(cutter, node)
+    try:
+        if name in ALWAYS:
+            return ALWAYS[name](cutter, node)
+        return cutter.as_it_is(node) if cutter.is_whole(node) else WHERE_CUT.get(name, whole)(cutter, node)
+    except Static as reason:
+        if cutter.removed_at(node).classes.numel():  # any batch size is worth more than these channels
+            raise cutter.block(node, str(reason)) from None
+        raise

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compress.errors import ModelError
 from compress.graph.aten.labels import LabelFlow
@@ -197,9 +197,7 @@ class Cutter(Stays):
             own, wanted = value.layout.kept(dim), layout.kept(dim)
             if same(own, wanted):
                 continue
-            if wanted is None or not set(wanted.tolist()) <= set(
-                range(layout.shape[dim]) if own is None else own.tolist()
-            ):
+            if wanted is None or (own is not None and not bool(torch.isin(wanted, own).all())):
                 raise self.block(node, f"{base_name(node)} needs channels that leave")
             positions = wanted if own is None else torch.searchsorted(own, wanted)
             written = self.pick(node, written, dim, positions, sizes[dim])
@@ -215,21 +213,17 @@ class Cutter(Stays):
         if (bounds := as_slice(positions)) is not None:
             start, stop, step = bounds
             return self.call(like, aten.slice.Tensor, written, dim, start, stop, step)
-        index = positions.to(like.meta["val"].device if isinstance(like.meta.get("val"), Tensor) else None)
+        index = positions.to(next(t.device for t in tree_leaves(like.meta["val"]) if isinstance(t, Tensor)))
         return self.emit(like, "call_module", self.state.helper("pick", Pick(dim, index)), written)
 
     def fit(self, node: fx.Node, value: Value, result: Layout) -> Value:
         """An operand of an elementwise ``node`` with the entries that its result keeps."""
         shift = len(result.shape) - len(value.layout.shape)
         if result.is_plain and value.layout.is_plain:
-            return self.narrow(
-                node,
-                value,
-                {
-                    d: None if size == 1 < result.shape[d + shift] else result.kept(d + shift)
-                    for d, size in enumerate(value.layout.shape)
-                },
-            )
+            own = enumerate(value.layout.shape)
+            whole = {d for d, size in own if size == 1 < result.shape[d + shift]}  # broadcast
+            kept = {d: result.kept(d + shift) for d in range(len(value.layout.shape)) if d not in whole}
+            return self.narrow(node, value, kept)
         if value.layout.equals(result):
             return value
         wanted, sizes = self._aligned(node, value, result)
@@ -242,11 +236,8 @@ class Cutter(Stays):
         full = full.reshape([1] * shift + list(full.shape))
         sizes = self.sizes(node, result)
         for position, group in enumerate(result.groups):
-            span, own = (
-                result.shape[group.start : group.stop],
-                full.shape[position : position + group.stop - group.start],
-            )
-            if math.prod(own) > 1:
+            span = result.shape[group.start : group.stop]
+            if math.prod(full.shape[position : position + len(span)]) > 1:
                 grown = [*full.shape]
                 grown[position : position + len(span)] = span
                 full = full.expand(grown)

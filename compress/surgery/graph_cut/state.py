@@ -171,7 +171,7 @@ class State:
     def helper(self, stem: str, module: nn.Module) -> str:
         """Store a module that the original does not have under a free name."""
         number = 0
-        while any(hasattr(module, f"{stem}_{number}") for module in (self.root, self.model)):
+        while any(hasattr(taken, f"{stem}_{number}") for taken in (self.root, self.model)):
             number += 1
         self.root.add_module(f"{stem}_{number}", module)
         return f"{stem}_{number}"

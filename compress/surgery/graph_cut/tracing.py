@@ -10,7 +10,16 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import TreeSpec
 
 from compress.errors import ModelError
-from compress.graph.aten.trace import Trace, _needs_functional_form, _quiet, _remove_idle_dropout, evaluating, trace
+from compress.graph.aten.trace import (
+    DROPOUT,
+    Trace,
+    _needs_functional_form,
+    _quiet,
+    _remove_idle_dropout,
+    base_name,
+    evaluating,
+    trace,
+)
 from compress.surgery.graph_cut.batch import Batch, Static
 
 
@@ -76,9 +85,9 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
             raise
         notes: tuple[str, ...] = ()
         if _needs_functional_form(_without_dropout(program.graph)):
-            before = len(program.graph.nodes)
+            drops = any(n.args[1] for n in program.graph.nodes if base_name(n) in DROPOUT.split())
             _remove_idle_dropout(program.graph)
-            if len(program.graph.nodes) < before:
+            if drops:
                 notes = ("dropout is not kept: forward writes in place to parts of tensors, and its graph holds none",)
             program = program.run_decompositions({})
     written = [spec for spec in program.graph_signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
