@@ -158,6 +158,12 @@ class ChannelGraph:
                     found[consumer.weight, dim] = classes.reshape(consumer.groups, -1)
         return tuple(found.values())
 
+    @property
+    def channelwise(self) -> frozenset[str]:
+        """Weights of depthwise convolutions and slopes of PReLUs: they hold channels that they do not mix."""
+        mixing = {consumer.weight for consumer in self.consumers}
+        return frozenset(name for name in self.classes.parameters if name not in mixing)
+
     def class_macs(self) -> Tensor:
         """Float64 ``[classes]``: the multiply-accumulates that the network saves when a class leaves by itself.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.errors import ConstantOutputError, ModelError
 from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
+from compress.surgery.bake import private_copy
 from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
 from compress.surgery.verify import other_sizes, random_inputs, runs_the_same
@@ -64,7 +65,11 @@ def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -
     for shapes in other_sizes(example_inputs):
         inputs = random_inputs(example_inputs, shapes, seed=0)
         try:
-            return () if runs_the_same(plain, example_inputs, inputs) else channel_graph(plain, inputs).consumers
+            return (
+                ()
+                if runs_the_same(private_copy(plain), example_inputs, inputs)
+                else channel_graph(plain, inputs).consumers
+            )
         except ModelError:
             continue
     return ()

@@ -132,17 +132,19 @@ def _channels(graph: ChannelGraph) -> int:
 
 
 def _certified(task: _Task, form: Literal["class", "graph"]) -> _Certified:
-    """Cut and compare; where folded constants do not hold at every input size, cut only zeros."""
-    for fold in (True, False) if task.fold else (False,):
+    """Cut and compare; on failure without constant layers, and then without folded constants: cut only zeros."""
+    tries = ((True, True), (True, False), (False, False)) if task.fold else ((False, True), (False, False))
+    for fold, replace in tries:
         with task.watch.stage("cut"):
             make = {"class": cut_class, "graph": cut_graph}[form]
-            cut = make(task.plain, task.graph, task.example_inputs, task.watch, fold=fold)
+            cut = make(task.plain, task.graph, task.example_inputs, task.watch, fold=fold, replace=replace)
         try:
             with task.watch.stage("comparison"):
                 twin, original = double_twin(task.plain, cut, task.example_inputs), private_copy(task.model)
-                agreements = certify(original, cut.model, twin, task.example_inputs, any_size=form == "class")
+                tested = private_copy(cut.model)  # a forward may write to buffers
+                agreements = certify(original, tested, twin, task.example_inputs, any_size=form == "class")
         except VerificationError:
-            if not cut.decision.folds:
+            if not (cut.decision.folds or cut.plan.constant_layers):
                 raise
             continue
         return _Certified(_noting_sizes(cut, agreements), agreements)

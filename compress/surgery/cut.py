@@ -55,7 +55,13 @@ class Cut:
 
 
 def cut_class(
-    plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], watch: Stopwatch, *, fold: bool
+    plain: nn.Module,
+    graph: ChannelGraph,
+    example_inputs: tuple[Tensor, ...],
+    watch: Stopwatch,
+    *,
+    fold: bool,
+    replace: bool,
 ) -> Cut:
     """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut."""
     pinned: dict[int, str] = {}
@@ -65,10 +71,11 @@ def cut_class(
         small = private_copy(plain)
         apply_(small, decision, plan)
         with watch.stage("type check"):
-            after = _graph_or_none(small, example_inputs, plan)
+            after = _graph_or_none(small, example_inputs, graph)
             suspects, why = _suspects(graph, after, small, example_inputs, plan)
         if after is not None and not bool(suspects[0].any()):
-            plan = replace_constants_(small, after, plan)
+            if replace and not graph.elsewhere:  # what is constant at this size may not be at another
+                plan = replace_constants_(small, after, plan)
             return Cut(small, plan, graph, after, decision, pinned)
         if not bool(decision.removed.any()):
             raise ModelError(
@@ -80,7 +87,13 @@ def cut_class(
 
 
 def cut_graph(
-    plain: nn.Module, graph: ChannelGraph, example_inputs: tuple[Tensor, ...], watch: Stopwatch, *, fold: bool
+    plain: nn.Module,
+    graph: ChannelGraph,
+    example_inputs: tuple[Tensor, ...],
+    watch: Stopwatch,
+    *,
+    fold: bool,
+    replace: bool,
 ) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
 
@@ -103,7 +116,8 @@ def cut_graph(
             continue
         with watch.stage("type check"):
             after = channel_graph(made.module, example_inputs)
-        plan = replace_constants_(made.module, after, plan)
+        if replace and not graph.elsewhere:
+            plan = replace_constants_(made.module, after, plan)
         lines = tuple(made.lines(graph.classes, decision.removed))
         return Cut(made.module, plan, graph, after, decision, pinned, lines, made.notes)
 
@@ -127,10 +141,11 @@ def _neighbours(graph: ChannelGraph, classes: Tensor) -> Tensor:
     return found
 
 
-def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], plan: Plan) -> ChannelGraph | None:
+def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: ChannelGraph) -> ChannelGraph | None:
     """The graph of a cut network; ``None`` where its forward does not run with fewer channels."""
+    selected = [selection.mean for selection in graph.selections]
     try:
-        return channel_graph(small, example_inputs, select=[f"{path}.running_mean" for path in plan.selections])
+        return channel_graph(small, example_inputs, select=selected, channelwise=graph.channelwise)
     except ModelError:
         return None
 

@@ -230,10 +230,9 @@ class _Search:
             for side in sides:
                 gone = self.removed[side[staying]]
                 least = min(int(gone.sum(1).min()), side.shape[1] - 1)
-                for classes, lost in zip(side[staying], gone, strict=True):
-                    surplus = classes[lost][least:]
-                    for cls in surplus[self.removed[surplus]].tolist():
-                        self.keep(cls, f"the groups of {where} must keep equally many channels")
+                surplus = side[staying][gone & (gone.cumsum(1) > least)]
+                for cls in surplus[self.removed[surplus]].tolist():
+                    self.keep(cls, f"the groups of {where} must keep equally many channels")
         return int(self.removed.sum()) < before
 
     def keep(self, cls: int, reason: str) -> None:
@@ -274,7 +273,12 @@ def dead_by_weight(graph: ChannelGraph) -> Tensor:
         tensor = graph.tensors[name]
         if tensor.ndim > 1:
             touched[classes] = True
-            alive[classes[(tensor != 0).transpose(0, dim).flatten(1).any(1).cpu()]] = True
+            nonzero = (tensor != 0).cpu()
+            if classes.numel() != tensor.shape[dim]:  # a grouped transposed convolution: outputs of each group
+                nonzero = nonzero.reshape(graph.groups[name], -1, *tensor.shape[1:]).transpose(1, 2).flatten(0, 1)
+            else:
+                nonzero = nonzero.transpose(0, dim)
+            alive[classes[nonzero.flatten(1).any(1)]] = True
     return touched & ~alive
 
 

@@ -27,11 +27,33 @@ class SelectsChannels(nn.Module):
         return result
 
 
-_SELECTING: dict[str, type[nn.Module]] = {}
+class SelectingBatchNorm1d(SelectsChannels, nn.BatchNorm1d):
+    """A BatchNorm that reads some of the channels."""
+
+
+class SelectingBatchNorm2d(SelectsChannels, nn.BatchNorm2d):
+    """A BatchNorm that reads some of the channels."""
+
+
+class SelectingBatchNorm3d(SelectsChannels, nn.BatchNorm3d):
+    """A BatchNorm that reads some of the channels."""
+
+
+_SELECTING: dict[str, type[nn.Module]] = {
+    f"{kind.__module__}.{kind.__qualname__}": selecting
+    for kind, selecting in (
+        (nn.BatchNorm1d, SelectingBatchNorm1d),
+        (nn.BatchNorm2d, SelectingBatchNorm2d),
+        (nn.BatchNorm3d, SelectingBatchNorm3d),
+    )
+}
 
 
 def _selecting(kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of ``kind`` that selects channels: one for each, however often it is asked for."""
+    """The subclass of ``kind`` that selects channels: one for each, however often it is asked for.
+
+    Those of torch's own BatchNorms can be pickled; one that is made here for a user's subclass can't.
+    """
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name not in _SELECTING:
         made = type(f"Selecting{kind.__name__}", (SelectsChannels, kind), {"__doc__": SelectsChannels.__doc__})
@@ -72,13 +94,14 @@ class ConstantLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The constant in the shape that the layer would return for ``x``."""
         if self.geometry is None:
-            return self.bias.expand(*x.shape[:-1], -1).contiguous()
+            return self.bias.expand(*x.shape[:-1], -1).clone(memory_format=torch.contiguous_format)
         batch, sizes = x.shape[: x.ndim - 1 - len(self.geometry[0])], x.shape[-len(self.geometry[0]) :]
         spatial = [
             (size + padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, kernel, stride, padding, dilation in zip(sizes, *self.geometry, strict=True)
         ]
-        return self.bias.reshape(-1, *[1] * len(spatial)).expand(*batch, -1, *spatial).contiguous()
+        constant = self.bias.reshape(-1, *[1] * len(spatial)).expand(*batch, -1, *spatial)
+        return constant.clone(memory_format=torch.contiguous_format)  # what is behind may write to it
 
     def extra_repr(self) -> str:
         """For ``print``."""

@@ -176,11 +176,12 @@ class Plan:
         """The compact network, of the original's class or as a graph, with weights still to be loaded.
 
         Args:
-            model: the original network, whose weights do not matter; it is changed.
+            model: the original network, whose weights do not matter; it is not changed.
 
         Raises:
             CheckpointError: the model is not the one that the plan was made for.
         """
+        model = baked_copy(model)
         if self.form == "class":
             self.reshape_(model)
             return model
@@ -191,7 +192,7 @@ class Plan:
             layer.bias = nn.Parameter(bias, requires_grad=layer.weight.requires_grad)
         inputs = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in self.inputs)
         try:
-            made = self.as_graph(baked_copy(model), inputs).module
+            made = self.as_graph(model, inputs).module
         except ModelError as error:
             raise CheckpointError(f"the plan does not fit this {type(model).__name__}: {error}") from error
         for path in self.constant_layers:

@@ -150,11 +150,14 @@ def _agreement(
 
 
 def _difference(expected: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
-    """The largest difference of any output, and the same relative to the largest expected one."""
-    pairs = [(e.double(), g.double()) for e, g in zip(expected, got, strict=True) if e.numel()]
-    largest = max((float(e.abs().max()) for e, _ in pairs), default=0.0)
-    difference = max((float((e - g).abs().max()) for e, g in pairs), default=0.0)
-    return difference, difference / largest if largest > 0 else difference
+    """The largest difference of any output, and the largest relative to that output's own largest entry."""
+    difference = relative = 0.0
+    for wanted, found in zip(expected, got, strict=True):
+        if wanted.numel():
+            largest, off = float(wanted.double().abs().max()), float((wanted.double() - found.double()).abs().max())
+            difference = max(difference, off)
+            relative = max(relative, off / largest if largest > 0 else off)
+    return difference, relative
 
 
 def _precision(model: nn.Module) -> torch.dtype:
@@ -276,6 +279,8 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
             else:
                 before.append(classes)
                 after.append(now)
+    if len(original.selections) != len(compact.selections):
+        return torch.ones_like(conflict)
     for selection, selected in zip(original.selections, compact.selections, strict=True):
         kept = plan.parameters.get(selection.mean)
         before.append(selection.inputs if kept is None else selection.inputs[torch.tensor(kept.indices[0])])

@@ -91,10 +91,11 @@ def _compact_exactly(model: nn.Module, *inputs: Tensor, **options: Any) -> Compa
     result = compact(model, inputs[:1], **options)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
-    assert type(result.model) is type(model)
+    assert result.report.form == "graph" or type(result.model) is type(model)
     model.eval(), result.model.eval()
+    fixed = any("height and width stay" in note for note in result.report.notes)
     with torch.no_grad():
-        for x in inputs:
+        for x in inputs[: 1 if fixed else None]:
             expected, got = model(x), result.model(x)
             assert (expected - got).abs().max() <= EXACT * expected.abs().max()
     return result

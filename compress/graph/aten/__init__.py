@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.graph.aten.constants import ConstantFlow, as_field, channel_constants
 from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, meet, place
@@ -23,7 +24,11 @@ __all__ = ["channel_graph", "count_macs", "graph_of", "trace"]
 
 
 def channel_graph(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], *, select: Collection[str] = ()
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    select: Collection[str] = (),
+    channelwise: Collection[str] = (),
 ) -> ChannelGraph:
     """Trace ``model`` and run both flows.
 
@@ -32,17 +37,21 @@ def channel_graph(
         example_inputs: one input tensor for each argument of ``forward``, usually with batch size 1.
         select: running means (state-dict names) of the BatchNorms in front of which channels may be selected: their
             outputs are classes of their own.
+        channelwise: weights (state-dict names) of depthwise convolutions and PReLUs, which could be taken for others
+            once a single channel is left of them.
 
     Raises:
         ModelError: the model can't be captured.
     """
-    return graph_of(model, trace(model, example_inputs), select=select)
+    return graph_of(model, trace(model, example_inputs), select=select, channelwise=channelwise)
 
 
-def graph_of(model: nn.Module, traced: Trace, *, select: Collection[str] = ()) -> ChannelGraph:
+def graph_of(
+    model: nn.Module, traced: Trace, *, select: Collection[str] = (), channelwise: Collection[str] = ()
+) -> ChannelGraph:
     """The same for a model that was traced already."""
     with torch.no_grad():
-        labels = LabelFlow(traced, frozenset(select))
+        labels = LabelFlow(traced, frozenset(select), frozenset(channelwise))
         labels.run()
         state = _State(model, traced)
         state.pin_constants(labels)
@@ -98,13 +107,12 @@ def _mark(classes: Classes, labels: list[Tensor]) -> Tensor:
 
 def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> Consumer:
     node = contraction.node
-    source, weight = node.args[:2]
+    source = node.args[0]
     assert isinstance(source, fx.Node)
-    assert isinstance(weight, fx.Node)
-    source, in_front = _behind_padding(source)
+    dim = -1 if base_name(node) == "linear" else 1 - state.tensors[contraction.weight].ndim
+    source, in_front = _behind_padding(source, dim)
     field = as_field(values.env[source])
     assert isinstance(field, Field)
-    dim = -1 if base_name(node) == "linear" else 1 - values.trace.tensors[weight.name][1].ndim
     return Consumer(
         place(node),
         contraction.weight,
@@ -116,8 +124,8 @@ def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> 
     )
 
 
-def _behind_padding(source: fx.Node) -> tuple[fx.Node, bool]:
-    """What a layer reads behind a node that pads height and width with zeros, and whether there is such a node.
+def _behind_padding(source: fx.Node, dim: int) -> tuple[fx.Node, bool]:
+    """What a layer reads behind a node that pads, but not along the channels ``dim``, and whether there is one.
 
     Also one that adds nothing counts: its amounts may follow from the input's size.
     """
@@ -128,7 +136,7 @@ def _behind_padding(source: fx.Node) -> tuple[fx.Node, bool]:
     mode, value = (args[2] if len(args) > 2 else "constant"), (args[3] if len(args) > 3 else 0)
     if base_name(source) == "constant_pad_nd":
         mode, value = "constant", (args[2] if len(args) > 2 else 0)
-    zeros = mode == "constant" and not value and before[:2] == after[:2]
+    zeros = mode == "constant" and not value and len(before) == len(after) and before[dim] == after[dim]
     return (args[0], True) if zeros else (source, False)
 
 
@@ -137,6 +145,7 @@ class _State:
 
     def __init__(self, model: nn.Module, traced: Trace):
         self.graph = traced.graph
+        self.tensors = dict(traced.tensors.values())
         self.holders = owners(model)
         self.names = {n: traced.tensors[n.name][0] for n in traced.graph.nodes if n.name in traced.tensors}
         self.uses = Counter({name: len(node.users) for node, name in self.names.items()})
@@ -150,13 +159,16 @@ class _State:
                 )
 
     def norms(self) -> frozenset[str]:
-        """See ``ChannelGraph.norms``."""
-        means = {
-            self.names.get(node.args[3])
-            for node in self.graph.nodes
-            if node.op == "call_function" and base_name(node) in BATCH_NORM.split()
-        }
-        return frozenset(name for name in means if name in self.holders and self.uses[name] == 1)
+        """See ``ChannelGraph.norms``; one that selects channels already is left as it is."""
+        found = set()
+        selecting = {place(node) for node in self.graph.nodes if base_name(node) == "index_select"}
+        for node in self.graph.nodes:
+            if node.op == "call_function" and base_name(node) in BATCH_NORM.split():
+                name, path = self.names.get(node.args[3], ""), place(node)
+                own = any(isinstance(module, _BatchNorm) for module, _ in self.holders.get(name, ()))
+                if own and name == f"{path}.running_mean" and self.uses[name] == 1 and path not in selecting:
+                    found.add(name)
+        return frozenset(found)
 
     def shift_behind(self, contraction: Contraction) -> tuple[str, str] | None:
         """See ``Consumer.shift``."""

@@ -61,7 +61,7 @@ class ConstantFlow(Walk):
             self.lost.append((node, gone, why))
 
     def placeholder(self, node: fx.Node) -> Value:  # noqa: D102
-        if node.name in self.trace.tensors:
+        if node.name in self.trace.tensors and node.name not in self.trace.written:
             return self.trace.tensors[node.name][1].cpu()
         return self.unknown(node, (), {})
 
@@ -83,7 +83,15 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     if reads_bits(args) or any(p.numel() > SMALL or not p.is_floating_point() for p in parameters):
         return flow.unknown(node, args, kwargs)
     args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
+    if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
+        return zeros_alone(flow, execute(node, args, kwargs))
     return execute(node, args, kwargs)
+
+
+def zeros_alone(flow: ConstantFlow, x: Field) -> Field:
+    """What is left of constants where zeros may be put beside them."""
+    flow.depends_on_size |= bool((x.data.nan_to_num() != 0).any())
+    return Field(torch.where(x.data == 0, x.data, constants.UNKNOWN), x.shape)
 
 
 def index(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -128,6 +136,9 @@ def _elementwise(
     shape = shape_of(node)
     if shape is None:
         return flow.unknown(node, args, kwargs)
+    leaves = tree_leaves((args, kwargs))
+    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and not leaf.is_floating_point()) for leaf in leaves):
+        return flow.unknown(node, args, kwargs)  # True + True is True
     args, kwargs = tree_map_only(Field, lambda f: f.data, (args, kwargs))
     args, kwargs = tree_map_only(Tensor, lambda t: t.double(), (args, kwargs))
     data = op(*args, **kwargs)
@@ -215,6 +226,23 @@ def prelu(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: di
     return Field(torch.where(x.data >= 0, x.data, x.data * slope), x.shape)
 
 
+def glu(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Half of the channels times the sigmoid of the other half."""
+    x, dim = (*args, -1)[:2]
+    if not isinstance(x, Field):
+        return flow.unknown(node, args, kwargs)
+    value, gate = x.full().chunk(2, dim)
+    return Field.of(constants.absorbing_product(value, gate.sigmoid()))
+
+
+def embedding(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """A column of the table in which every entry is the same."""
+    table, shape = args[0], shape_of(node)
+    if not isinstance(table, Tensor) or shape is None:
+        return flow.unknown(node, args, kwargs)
+    return Field.along(constants.agreed(table.double(), (0,)).flatten(), len(shape) - 1, shape)
+
+
 def reduce(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """The mean of equal values is that value."""
     x, shape = args[0], shape_of(node)
@@ -243,8 +271,8 @@ def pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
 
 def pad(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Padding: executed where it adds something now; where it adds nothing, it may at another input size."""
-    flow.depends_on_size |= any(bool((field.data.nan_to_num() != 0).any()) for field in fields_in(args))
-    return move(flow, node, args, kwargs)
+    padded = move(flow, node, args, kwargs)
+    return zeros_alone(flow, padded) if isinstance(args[0], Field) and padded.shape == args[0].shape else padded
 
 
 def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -284,7 +312,9 @@ RULES: dict[str, Rule] = {
     "linear": linear,
     **named(batch_norm, BATCH_NORM),
     "prelu": prelu,
-    "mean": reduce,
+    "glu": glu,
+    "embedding": embedding,
+    **named(reduce, "mean amax amin"),
     **named(pool, WINDOWS),
     **named(avg_pool, AVERAGE_POOLING),
 }

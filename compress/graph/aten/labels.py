@@ -112,21 +112,24 @@ class LabelFlow(Walk):
     """Runs the graph on labels.
 
     ``book`` and ``contractions`` hold what was found, ``sized`` the labels that passed an op whose arguments may hold
-    a number of channels as a literal, ``groups`` the number of groups of each grouped convolution, by weight.
+    a number of channels as a literal, ``groups`` the number of groups of each grouped convolution, by weight, ``mixed``
+    the weights that layers of different kinds share.
 
     Args:
         trace: the network.
         select: running means (state-dict names) of the BatchNorms in front of which channels may be selected.
+        channelwise: weights of depthwise convolutions and PReLUs that would not be known for such by their shape.
     """
 
-    def __init__(self, trace: Trace, select: frozenset[str] = frozenset()):
+    def __init__(self, trace: Trace, select: frozenset[str] = frozenset(), channelwise: frozenset[str] = frozenset()):
         super().__init__(trace)
         self.book = LabelBook()
         self.contractions: list[Contraction] = []
         self.selections: list[Selection] = []
         self.sized: list[Tensor] = []
         self.groups: dict[str, int] = {}
-        self.select = select
+        self.mixed: set[str] = set()
+        self.select, self.channelwise = select, channelwise
         self.tensors = dict(trace.tensors.values())
         self.rules = RULES
 
@@ -430,7 +433,7 @@ def _convolve(
     outputs = flow.book.parameter(weight.name, int(transposed), shape[channel_dim])
     if groups > 1:
         flow.groups[weight.name] = groups
-    if groups == inputs.numel() > 1:
+    if groups == inputs.numel() and (groups > 1 or weight.name in flow.channelwise):
         flow.book.unify(outputs, inputs.repeat_interleave(outputs.numel() // groups))
         if transposed:  # both dimensions of the weight are channels
             flow.own(weight, 0, inputs)
@@ -478,6 +481,13 @@ def _contract(
     groups: int = 1,
     transposed: bool = False,
 ) -> None:
+    kind = (groups, transposed)
+    if any((c.groups, c.transposed) != kind for c in flow.contractions if c.weight == weight.name):
+        reason = f"{weight.name} is used in layers of different kinds (at {place(node)})"
+        flow.pin_parameter(weight, reason)
+        flow.book.pin(inputs, reason)
+        flow.mixed.add(weight.name)
+        return
     flow.own(weight, int(not transposed), inputs)
     name = bias.name if isinstance(bias, Parameter) else None
     flow.contractions.append(Contraction(node, weight.name, name, padded, groups, transposed))
@@ -509,7 +519,10 @@ def index(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
     rest = tree_map_only(Parameter, value, args[1:])
     if isinstance(x, Field):
         flow.sized.append(x.data)
-        return execute(node, (x, *rest), kwargs)
+        try:
+            return execute(node, (x, *rest), kwargs)
+        except (IndexError, RuntimeError):  # fewer channels than the list was made for
+            return flow.refuse(node, args, kwargs, f"{base_name(node)} reads channels that are not there")
     moved = execute(node, (Field(x.addresses(), tuple(x.addresses().shape)), *rest), kwargs)
     return Parameter(x.name, x.shape, moved.full())
 
@@ -551,7 +564,7 @@ def prelu(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[
     x, slope = args
     if not isinstance(x, Field) or not isinstance(slope, Parameter):
         return flow.unknown(node, args, kwargs)
-    if slope.shape != (1,):
+    if slope.shape != (1,) or slope.name in flow.channelwise:
         inputs = channels(x, 1)
         if inputs is None:
             return flow.refuse(node, args, kwargs, "channels of this PReLU's input vary over space")
@@ -636,6 +649,7 @@ RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),
     **named(move_as_float, MOVEMENT_OF_FLOATS),
     **named(index, "index index_select"),
+    "_assert_tensor_metadata": lambda *_: None,
     "pad": pad,
     "constant_pad_nd": constant_pad,
     "getitem": getitem,

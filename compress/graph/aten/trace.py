@@ -35,11 +35,13 @@ class Trace:
         graph: the ATen graph, one sample of every op's result in ``node.meta["val"]``.
         tensors: placeholder name -> (state-dict name, the tensor itself) of parameters, buffers and constants.
         inputs: placeholder names of the network's own inputs.
+        written: placeholder names of the buffers that ``forward`` writes.
     """
 
     graph: fx.Graph
     tensors: dict[str, tuple[str, Tensor]]
     inputs: tuple[str, ...]
+    written: frozenset[str] = frozenset()
 
 
 @contextlib.contextmanager
@@ -84,6 +86,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
         try:
             program = torch.export.export(model, example_inputs)
             _remove_idle_dropout(program.graph)
+            written = _written(program.graph)
             if _needs_functional_form(program.graph):
                 program = program.run_decompositions({})
         except Exception as error:
@@ -94,6 +97,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
                 f"{first_line}\nCheck that the model runs with this input, and that its forward has no control flow "
                 "that depends on values."
             ) from error
+    _refuse_open_sizes(model, program.graph)
     tensors: dict[str, tuple[str, Tensor]] = {}
     inputs: list[str] = []
     for spec in program.graph_signature.input_specs:
@@ -105,7 +109,34 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
             value = source[spec.target]
             if isinstance(value, Tensor):
                 tensors[name] = (spec.target, value.detach())
-    return Trace(program.graph, tensors, tuple(inputs))
+    return Trace(program.graph, tensors, tuple(inputs), written)
+
+
+def _written(graph: fx.Graph) -> frozenset[str]:
+    """Placeholders that an in-place op writes to, also through a view."""
+    source: dict[fx.Node, fx.Node] = {}
+    found = set()
+    for node in graph.nodes:
+        first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if node.op == "placeholder":
+            source[node] = node
+        elif first in source and base_name(node) not in FRESH:
+            source[node] = source[first]
+        mutable = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        mutable = mutable and base_name(node) != "detach"  # which changes no value
+        if mutable and first in source:
+            found.add(source[first].name)
+    return frozenset(found)
+
+
+def _refuse_open_sizes(model: nn.Module, graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape):
+            raise ModelError(
+                f"{type(model).__name__}: the shape of {node.name} depends on the values of the input; such a network "
+                "can't be followed. Take this operation out of the network, and do it behind it."
+            )
 
 
 def base_name(node: fx.Node) -> str:
