@@ -81,9 +81,9 @@ channels are dead:
 Then each layer is rescaled on one batch, so that activations keep their size and the output depends on the input. The
 masked network and the compact one are compared on images that the certificate of `compact` has not seen, two at a time,
 at two input sizes where the network accepts a second one, in float64 and float32, and after export in ONNX Runtime.
-Errors are the largest difference relative to the largest entry of the output; "its rounding" is that of the masked
-network in float32 against itself in float64. Segmentation networks are compared in all
-their outputs.
+Errors are the largest difference relative to the largest entry of the output, over all outputs. "Its rounding" is the
+masked network in float32 against itself in float64; where four times that is more than 1e-5 it is what float32 is held
+to.
 
 What the columns count, in output channels of layers:
 
