@@ -23,8 +23,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## train, compact, export and benchmark on the embedded digits, in about a minute
 	$(BIN)/python experiments/pipeline.py --recipe recipes/digits-demo.toml --out $(RUNS)/demo
 
-test: setup ## the whole test suite
-	$(BIN)/pytest
+test: setup ## the whole test suite, on two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup ## what takes minutes: 500 random networks through surgery
 	$(BIN)/pytest -m slow

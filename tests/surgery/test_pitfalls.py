@@ -740,7 +740,6 @@ def test_buffers_that_are_not_saved(net, randomise_, kill_, tmp_path, persistent
     agree(model, rebuilt, SMALL, LARGE)
 
 
-@missing("the certificate leaves the buffers of the compact network as they were")
 def test_a_network_that_writes_to_its_buffers_comes_back_as_it_was(net, randomise_, kill_):
     """The certificate runs both networks many times: neither may have counted along."""
 

@@ -354,7 +354,6 @@ def test_tied_weights_of_two_layers_with_their_own_biases(net, randomise_, kill_
     assert width(result, "a") in (5, 7)
 
 
-@missing("one weight that is read along either of its dimensions")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_a_weight_tied_to_a_transposed_convolution(net, randomise_, kill_, compact_exactly, bias, value):
@@ -421,13 +420,7 @@ READS_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(c, marks=missing("a slice of a weight as a weight") if c == "a slice of the weight" else ())
-        for c in READS_WEIGHTS
-    ],
-)
+@pytest.mark.parametrize("case", READS_WEIGHTS)
 def test_weights_that_forward_computes_with_hold_their_channels(net, randomise_, kill_, compact_exactly, case):
     """A cut weight has another mean and another norm: what it reads of dead channels counts there."""
     model = network(
@@ -681,7 +674,6 @@ def test_a_dead_layer_whose_bias_forward_reads(net, randomise_, kill_, compact_e
     compact_exactly(model, SMALL, LARGE)
 
 
-@missing("hooks of layers that are replaced by their constant")
 def test_a_dead_layer_with_a_hook(net, randomise_, kill_, compact_exactly):
     """A hook that changes its output must not leave with it."""
     model = dead_branch(net, randomise_)
@@ -696,7 +688,6 @@ BORDERS_OF_DEAD = {
 }
 
 
-@missing("a dead layer behind padding that depends on the input's size")
 @pytest.mark.parametrize("case", BORDERS_OF_DEAD)
 def test_a_dead_layer_whose_constant_holds_at_one_size_only(net, randomise_, kill_, case):
     """Every output of ``b`` is constant at 14 and 21 pixels, and has a border at 15."""
@@ -753,7 +744,7 @@ def test_at_least_one_index_stays_along_each_dimension(net, randomise_, kill_, c
 
 @pytest.mark.parametrize(
     ("slopes", "dead"),
-    [(1, 7), (8, 6), pytest.param(8, 7, marks=missing("a PReLU cut to one slope passes the type check"))],
+    [(1, 7), (8, 6), (8, 7)],
 )
 def test_one_channel_left_keeps_its_own_slope(net, randomise_, kill_, compact_exactly, slopes, dead):
     """A PReLU of one slope reads as one for all: with a single channel left the two look the same."""
@@ -771,7 +762,6 @@ def test_one_channel_left_keeps_its_own_scale(net, randomise_, kill_, compact_ex
     assert width(compact_exactly(model, SMALL, LARGE), "a") == 1
 
 
-@missing("a depthwise convolution cut to one group passes the type check")
 def test_depthwise_with_one_channel_left_is_no_ordinary_convolution(net, randomise_, kill_, compact_exactly):
     """groups = 1 reads as a convolution that mixes all its channels."""
     model = network(
@@ -849,9 +839,7 @@ def test_plan_and_weights_rebuild_what_was_removed(net, randomise_, kill_, tmp_p
     agree(model, rebuilt, SMALL, LARGE)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("tokens", marks=missing("zeros appended to the features of tokens")), "vectors"]
-)
+@pytest.mark.parametrize("kind", ["tokens", "vectors"])
 def test_zeros_appended_to_features_are_no_border(net, randomise_, kill_, compact_exactly, kind):
     """Padding along the last dimension adds height or width to an image, and features to a row of tokens."""
 

@@ -98,7 +98,10 @@ def index(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: di
     """Pick by a list of positions that is part of the network."""
     if not isinstance(args[0], Field) or fields_in(args[1:], kwargs):
         return flow.unknown(node, args, kwargs)
-    return execute(node, args, kwargs)
+    try:
+        return execute(node, args, kwargs)
+    except (IndexError, RuntimeError):  # fewer channels than the list was made for
+        return flow.unknown(node, args, kwargs)
 
 
 def same(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
