@@ -107,8 +107,8 @@ def prune_(
             result = compact(model, example_inputs)
             refused = _refused(model, example_inputs, choice.leaving & ~removed_classes(candidates.graph, result.plan))
             missed = target.cost(result.report) - goal.value if target.kind in COSTS else 0.0
-            if bool(refused.any()):
-                excluded = excluded | refused
+            if bool(refused.any()):  # forward splits the channels of these layers: others of them would fare no better
+                excluded |= torch.isin(candidates.layers, candidates.layers[refused])
             elif abs(missed) > goal.tolerance:
                 surplus += missed
             else:
