@@ -271,7 +271,7 @@ def dead_by_weight(graph: ChannelGraph) -> Tensor:
     touched, alive = (torch.zeros(graph.classes.count, dtype=torch.bool) for _ in range(2))
     for (name, dim), classes in graph.out_slices().items():
         tensor = graph.tensors[name]
-        if tensor.ndim > 1:
+        if name in graph.layer_macs:  # filters; a class token, say, is none
             touched[classes] = True
             nonzero = (tensor != 0).cpu()
             if classes.numel() != tensor.shape[dim]:  # a grouped transposed convolution: outputs of each group

@@ -14,7 +14,7 @@ from compress.graph import ChannelGraph
 from compress.surgery.dead import Decision, unread_inputs
 
 COPY_COST = 14
-"""Multiply-accumulates in the time in which one number is copied, as measured in docs/results/selection-cost.md."""
+"""Multiply-accumulates in the time in which one number is copied, see ``experiments/selection_cost.py``."""
 
 
 def may_select(graph: ChannelGraph, decision: Decision) -> bool:
