@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.errors import CompressError
-    from compress.optim import Regularizer
+    from compress.optim import HardConcrete, Regularizer
     from compress.surgery import compact, load
 
 __version__ = "0.1.0"
-__all__ = ["CompressError", "Regularizer", "compact", "load"]
+__all__ = ["CompressError", "HardConcrete", "Regularizer", "compact", "load"]
 
 _HOME = {
     "CompressError": "compress.errors",
+    "HardConcrete": "compress.optim",
     "Regularizer": "compress.optim",
     "compact": "compress.surgery",
     "load": "compress.surgery",

@@ -1,14 +1,10 @@
 """How fast surgery is, and how fast what it leaves behind.
 
-    python experiments/surgery_speed.py --markdown docs/results/surgery-speed.md
+    python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md
+    python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
 
 Half of the free channels of each network are dead, with a BatchNorm shift that is not 0: the hard case, in which
-constants are folded and carried. Three tables:
-
-* latency of the compact network over that of the masked one, and over that of two networks built directly, at
-  the widths of the compact one, and at the number of living channels, which leaves out the channels that carry;
-* seconds from model to compact model, by stage;
-* the same as networks get deeper.
+constants are folded and carried.
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -121,34 +118,51 @@ def stage_rows(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
         yield (name, str(layers), *(f"{value:.2f}" for value in (*stages, apart)), f"{1000 * apart / layers:.0f}")
 
 
-TABLES: dict[str, tuple[tuple[str, ...], Callable[[float], Iterable[tuple[str, ...]]]]] = {
-    "Latency": (
+@dataclass(frozen=True)
+class Report:
+    """A page of results.
+
+    Attributes:
+        about: what its figures are.
+        headings: of its columns.
+        tables: title -> what yields the rows, given the seconds that each latency takes.
+    """
+
+    about: str
+    headings: tuple[str, ...]
+    tables: dict[str, Callable[[float], Iterable[tuple[str, ...]]]]
+
+
+REPORTS = {
+    "latency": Report(
+        "Latency (one thread) of the compact network over that of the masked one, and over that of two networks built "
+        "directly:\nat the widths of the compact one, and at the number of living channels, which leaves out the "
+        "channels that carry.",
         ("network", "float64 error", "carried", "over masked", "over same widths", "over living channels"),
-        latency_rows,
+        {"Latency": latency_rows},
     ),
-    "Seconds": (
+    "seconds": Report(
+        "Seconds from model to compact model, by stage, at 224x224. The type check exports the compact network again.",
         ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
-        lambda _: stage_rows(STAGES),
-    ),
-    "Growth with depth": (
-        ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
-        lambda _: stage_rows(GROWTH),
+        {"Networks": lambda _: stage_rows(STAGES), "Growth with depth": lambda _: stage_rows(GROWTH)},
     ),
 }
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print the tables of one report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", choices=REPORTS, help="what to measure")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     parser.add_argument("--min-seconds", type=float, default=4.0, help="of each latency (default: 4)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    lines = ["# Speed of surgery and of what it leaves", "", "Printed by:", ""]
-    lines += ["    python experiments/surgery_speed.py", "", (__doc__ or "").split("\n\n")[2], ""]
-    for title, (headings, rows) in TABLES.items():
+    report = REPORTS[arguments.report]
+    lines = [f"# Speed of surgery: {arguments.report}", "", "Printed by:", ""]
+    lines += [f"    python experiments/surgery_speed.py {arguments.report}", "", (__doc__ or "").split("\n\n")[2]]
+    lines += [report.about, f"torch {torch.__version__}, {torch.get_num_threads()} threads.", ""]
+    for title, rows in report.tables.items():
         print(f"\n{title}", flush=True)
-        lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "| --- " * len(headings) + "|"]
+        lines += [f"## {title}", "", "| " + " | ".join(report.headings) + " |", "| --- " * len(report.headings) + "|"]
         for row in rows(arguments.min_seconds):
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)

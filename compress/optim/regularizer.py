@@ -168,13 +168,7 @@ class Regularizer:
         """Dead and all groups, by layer (the weight's state-dict name without ``.weight``)."""
         if not self.groups.slices:
             return {_layer(name): LayerSparsity(int((p == 0).sum()), p.numel()) for name, p in self.groups.weights}
-        dead = torch.cat((self.groups.dead(), torch.tensor([False], device=self._device())))
-        found: dict[str, LayerSparsity] = {}
-        for part in self.groups.slices:
-            if part.layer:
-                member = part.index() < self.groups.count
-                found[_layer(part.name)] = LayerSparsity(int(dead[part.index()].sum()), int(member.sum()))
-        return found
+        return layer_sparsity(self.groups, self.groups.dead())
 
     @torch.no_grad()
     def dead_share(self) -> float:
@@ -198,6 +192,17 @@ class Regularizer:
 
     def _device(self) -> torch.device:
         return self.groups.parameters[0][1].device
+
+
+def layer_sparsity(groups: Groups, dead: Tensor) -> dict[str, LayerSparsity]:
+    """Which groups, bool ``[groups]``, are dead, counted by layer."""
+    extended = torch.cat((dead, dead.new_zeros(1)))
+    found: dict[str, LayerSparsity] = {}
+    for part in groups.slices:
+        if part.layer:
+            member = part.index() < groups.count
+            found[_layer(part.name)] = LayerSparsity(int(extended[part.index()].sum()), int(member.sum()))
+    return found
 
 
 def _layer(name: str) -> str:
