@@ -62,6 +62,8 @@ class HardConcrete(nn.Module):
         ModelError: the model can't be traced.
     """
 
+    _factors: Tensor
+
     def __init__(
         self,
         model: nn.Module,

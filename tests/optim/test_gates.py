@@ -149,7 +149,7 @@ def test_gates_close_on_what_the_data_does_not_need() -> None:
     gates.eval().fold_()
     dead = int(gates.groups.dead().sum())
     assert 10 <= dead <= 14
-    assert float((model(x) - y).square().mean()) < 0.02 * float(y.square().mean())
+    assert (model(x) - y).square().mean().item() < 0.02 * float(y.square().mean())
 
 
 @pytest.mark.parametrize(
