@@ -205,8 +205,8 @@ def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
         flow.sized.extend(field.data for field in fields_in(args, kwargs))
     if reads_bits(args):
         return flow.unknown(node, args, kwargs)
-    if base_name(node) in LIKE_ANOTHER:  # the other tensor gives a shape and nothing else
-        return _reshape(node, args[0]) if isinstance(args[0], Field) else flow.unknown(node, args, kwargs)
+    if base_name(node) in LIKE_ANOTHER:
+        return _like_another(flow, node, args, kwargs)
     if base_name(node) in JOINING and fields_in(args):
         return execute(node, (_joined(flow, node, args[0], (*args[1:], 0)[0]), *args[1:]), kwargs)
     if has_parameters(args, kwargs):
@@ -214,10 +214,14 @@ def move(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
     return execute(node, args, kwargs)
 
 
-def _reshape(node: fx.Node, x: Field) -> Field:
-    shape = shape_of(node)
-    assert shape is not None
-    return Field.of(x.full().reshape(shape))
+def _like_another(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """The other tensor gives a shape and nothing else."""
+    x, take, shape = args[0], LIKE_ANOTHER[base_name(node)], shape_of(node)
+    if isinstance(x, Field):
+        return Field.of(take(x.full(), shape))
+    if isinstance(x, Parameter):
+        return Parameter(x.name, x.shape, take(x.addresses(), shape))
+    return flow.unknown(node, args, kwargs)
 
 
 def _joined(flow: LabelFlow, node: fx.Node, parts: Sequence[Value], dim: int) -> list[Value]:
@@ -429,7 +433,9 @@ def _convolve(
     channel_dim = 1 - len(weight.shape)
     inputs = channels(x, channel_dim)
     if inputs is None:
-        return flow.refuse(node, args, kwargs, "channels of this convolution's input vary over space")
+        slides = not x.varies(channel_dim) and math.prod(weight.shape[2:]) > 1
+        why = "slides over channels, each result reads neighbours" if slides else "reads channels that vary over space"
+        return flow.refuse(node, args, kwargs, f"{base_name(node)} {why}")
     outputs = flow.book.parameter(weight.name, int(transposed), shape[channel_dim])
     if groups > 1:
         flow.groups[weight.name] = groups
@@ -595,6 +601,14 @@ def _unify_along(flow: LabelFlow, x: Field, dims: tuple[int, ...]) -> Tensor:
     return first
 
 
+def layer_norm(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Normalisation over the last dimensions: harmless where these are height and width, and hold no channels."""
+    x, normalised = args[:2]
+    if not isinstance(x, Field) or any(x.varies(-1 - d) for d in range(len(normalised))):
+        return over_channels(flow, node, args, kwargs)
+    return (x, None, None) if isinstance(node.meta.get("val"), (tuple, list)) else x
+
+
 def over_channels(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """LayerNorm, GroupNorm, softmax: a statistic over channels changes when one leaves, even a dead one."""
     return flow.refuse(node, args, kwargs, f"{base_name(node)}: a statistic over channels")
@@ -634,12 +648,17 @@ def pool(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[s
 
 _SIZED = (
     "view reshape _unsafe_view expand split split_with_sizes chunk unbind unflatten repeat pixel_shuffle "
-    "channel_shuffle"
+    "channel_shuffle slice_scatter select_scatter"
 )
 SIZED = frozenset(_SIZED.split())
 """Ops whose arguments may hold a number of channels that ``forward`` wrote as a literal, or that need a multiple."""
 
-LIKE_ANOTHER = frozenset(("view_as", "reshape_as"))
+LIKE_ANOTHER: dict[str, Callable[..., Tensor]] = {
+    **named(Tensor.reshape, "view_as reshape_as"),
+    "expand_as": Tensor.expand,
+}
+"""Ops that take the shape of another tensor -> what they do with it."""
+
 JOINING = frozenset(("cat", "stack"))
 
 SLICES = frozenset(("slice", "select", "narrow"))
@@ -675,7 +694,8 @@ RULES: dict[str, Rule] = {
     **named(batch_norm, BATCH_NORM),
     "instance_norm": batch_norm,
     "prelu": prelu,
-    **named(over_channels, "layer_norm native_layer_norm group_norm native_group_norm rms_norm"),
+    **named(layer_norm, "layer_norm native_layer_norm rms_norm"),
+    **named(over_channels, "group_norm native_group_norm"),
     **named(softmax, "softmax _softmax log_softmax _log_softmax"),
     **named(reduce, REDUCTIONS),
     **named(pool, WINDOWS),

@@ -17,7 +17,7 @@ R = TypeVar("R")
 MOVEMENT = (
     "view reshape _unsafe_view permute transpose t cat stack split split_with_sizes chunk unbind slice select narrow "
     "flatten unflatten unsqueeze squeeze expand repeat repeat_interleave roll flip pixel_shuffle pixel_unshuffle "
-    "diagonal view_as reshape_as numpy_T movedim swapaxes"
+    "diagonal view_as reshape_as expand_as numpy_T movedim swapaxes unfold slice_scatter select_scatter copy"
 )
 """Ops that only move entries: executed as they are on labels and on constants."""
 

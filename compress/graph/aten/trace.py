@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -85,6 +86,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     with evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(model, example_inputs)
+            inline_blocks(program.graph_module)
             _remove_idle_dropout(program.graph)
             written = _written(program.graph)
             if _needs_functional_form(program.graph):
@@ -159,6 +161,42 @@ def functional(node: fx.Node) -> torch._ops.OpOverload:
     packet = getattr(getattr(torch.ops, target.namespace), name[:-1])
     overload: torch._ops.OpOverload = getattr(packet, target._overloadname)
     return overload
+
+
+BLOCKS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+"""Ops that stand for a ``with`` block of ``forward`` -> which argument is the block; those behind it are its inputs."""
+
+
+def inline_blocks(module: fx.GraphModule) -> bool:
+    """Put ``with torch.no_grad():`` and ``with torch.autocast(..., enabled=False):`` in line, in place.
+
+    They change no value of a network that runs in one precision. Autocast that is enabled does, and stays.
+
+    Returns:
+        Whether gradients were switched in a block that was put in line.
+    """
+    switched = False
+    for node in list(module.graph.nodes):
+        name = base_name(node)
+        if name not in BLOCKS or (name == "wrap_with_autocast" and node.args[2]):
+            continue
+        block = node.args[BLOCKS[name]]
+        inner = getattr(module, block.target)
+        switched |= inline_blocks(inner) or name == "wrap_with_set_grad_enabled"
+        if any(n.op == "get_attr" for n in inner.graph.nodes):  # it holds a block that stays
+            continue
+        inputs = (n for n in inner.graph.nodes if n.op == "placeholder")
+        with module.graph.inserting_before(node):
+            results: Any = module.graph.graph_copy(
+                inner.graph, dict(zip(inputs, node.args[BLOCKS[name] + 1 :], strict=True))
+            )
+        for user in list(node.users):  # it picks one of the results
+            user.replace_all_uses_with(results[user.args[1]])
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
+        if not block.users:
+            module.graph.erase_node(block)
+    return switched
 
 
 def _remove_idle_dropout(graph: fx.Graph) -> None:

@@ -232,7 +232,7 @@ RESIZE: dict[str, Callable[[Cutter, fx.Node, Any, list[Any]], Call | None]] = {
 }
 """Op -> its arguments for cut tensors. What is not here keeps its own."""
 
-ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "slice": 1, "narrow": 1}
+ALONG = {"cat": 1, "split": 2, "split_with_sizes": 2, "chunk": 2, "slice": 1, "narrow": 1, "slice_scatter": 2}
 """Operations along one dimension -> which argument names it."""
 
 VIEWS = frozenset(("view", "reshape", "_unsafe_view"))

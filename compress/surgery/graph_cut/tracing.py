@@ -18,9 +18,13 @@ from compress.graph.aten.trace import (
     _remove_idle_dropout,
     base_name,
     evaluating,
+    inline_blocks,
     trace,
 )
 from compress.surgery.graph_cut.batch import Batch, Static
+
+SWITCHED = "torch.no_grad() within forward is not kept: in training gradients pass"
+DROPPED = "dropout is not kept: forward writes in place to parts of tensors, and its graph holds none"
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,12 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
         except Exception:  # whatever a user's forward raises
             trace(model, inputs)  # tells it in one line
             raise
-        notes: tuple[str, ...] = ()
+        notes: tuple[str, ...] = (SWITCHED,) if inline_blocks(program.graph_module) else ()
         if _needs_functional_form(_without_dropout(program.graph)):
             drops = any(n.args[1] for n in program.graph.nodes if base_name(n) in DROPOUT.split())
             _remove_idle_dropout(program.graph)
             if drops:
-                notes = ("dropout is not kept: forward writes in place to parts of tensors, and its graph holds none",)
+                notes = (*notes, DROPPED)
             program = program.run_decompositions({})
     written = [spec for spec in program.graph_signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     if written:

@@ -1,0 +1,141 @@
+"""One small network for each op: dead channels leave it in both forms, and the outputs stay what they were."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.graph import channel_graph
+
+X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+OTHER = torch.randn(2, 3, 11, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def pooled(m, y):
+    return m.head(y.mean((2, 3)))
+
+
+def gated(m, x):
+    y = F.relu(m.a(x))
+    gate = m.b(y.mean((2, 3), keepdim=True)).sigmoid()
+    return pooled(m, m.c(y * gate.expand_as(y)))
+
+
+def scaled(m, x):
+    y = m.a(x)
+    return pooled(m, m.c(y * m.gamma.expand_as(y)))
+
+
+def windows(m, x):
+    y = F.relu(m.a(x)).unfold(2, 2, 2).unfold(3, 2, 2)
+    return pooled(m, m.c(y.amax((-2, -1))))
+
+
+def rectified_in_part(m, x):
+    y = m.a(x)
+    y.chunk(2, 1)[0].relu_()
+    return pooled(m, m.c(y))
+
+
+def written_in_part(m, x):
+    y = m.a(x)
+    y[:, :, 0] = y[:, :, 1]
+    return pooled(m, m.c(y))
+
+
+def without_autocast(m, x):
+    y = F.relu(m.a(x))
+    with torch.autocast("cpu", enabled=False):
+        left, right = y.sigmoid(), m.b(y)
+    return pooled(m, m.c(left * right))
+
+
+def without_gradient(m, x):
+    y = m.a(x)
+    with torch.no_grad():
+        gate = m.b(y.mean((2, 3), keepdim=True)).sigmoid()
+    return pooled(m, m.c(y * gate))
+
+
+NETWORKS = {
+    run.__name__: run
+    for run in (
+        gated,
+        scaled,
+        windows,
+        rectified_in_part,
+        written_in_part,
+        without_autocast,
+        without_gradient,
+    )
+}
+
+SPLIT = {"rectified_in_part"}
+"""What a class can't lose unevenly."""
+
+
+@pytest.mark.parametrize("prefer", ["class", "graph"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_dead_leaves(net, randomise_, kill_free_, compact_exactly, name, prefer):
+    torch.manual_seed(0)
+    layers = {"a": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 8, 1), "c": nn.Conv2d(8, 6, 1), "head": nn.Linear(6, 2)}
+    model = net(NETWORKS[name], **layers)
+    if name == "scaled":
+        model.gamma = nn.Parameter(torch.linspace(0.5, 1.5, 8).reshape(8, 1, 1))
+    randomise_(model)
+    killed = kill_free_(model, X, shift=0.3)
+    assert any(bool(rows.any()) for rows in killed.values())
+    result = compact_exactly(model, X, OTHER, prefer=prefer)
+    assert result.report.form == prefer
+    if prefer == "graph" or name not in SPLIT:
+        state = result.model.state_dict()
+        for weight, rows in killed.items():
+            if weight in state:  # else nothing reads it, or all of it is constant
+                assert state[weight].shape[0] == int((~rows).sum())
+
+
+@pytest.mark.parametrize("shape", [[8, 8], [8]])
+def test_a_layer_norm_over_space_keeps_channels_apart(net, randomise_, shape):
+    model = randomise_(
+        net(
+            lambda m, x: pooled(m, m.norm(m.a(x))), a=nn.Conv2d(3, 8, 1), norm=nn.LayerNorm(shape), head=nn.Linear(8, 2)
+        )
+    )
+    graph = channel_graph(model, (X,))
+    assert bool(graph.free()[graph.classes.parameters["a.weight"][0]].all())
+
+
+def test_a_layer_norm_over_channels_is_a_statistic_of_them(net, randomise_):
+    def run(m, x):
+        return m.head(m.norm(m.a(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+    model = randomise_(net(run, a=nn.Conv2d(3, 8, 1), norm=nn.LayerNorm(8), head=nn.Linear(8, 2)))
+    graph = channel_graph(model, (X,))
+    reasons = {graph.classes.reasons[c][0] for c in graph.classes.parameters["a.weight"][0].tolist()}
+    assert reasons == {"layer_norm: a statistic over channels (at norm)"}
+
+
+def test_channels_that_nobody_reads_leave_through_a_layer_norm_over_space(net, randomise_, compact_exactly):
+    model = net(
+        lambda m, x: pooled(m, m.norm(m.a(x))), a=nn.Conv2d(3, 8, 1), norm=nn.LayerNorm([8, 8]), head=nn.Linear(8, 2)
+    )
+    randomise_(model)
+    nn.init.normal_(model.norm.weight), nn.init.normal_(model.norm.bias)
+    model.head.weight.data[:, [1, 4, 5]] = 0
+    for prefer in ("class", "graph"):
+        assert compact_exactly(model, X, prefer=prefer).report.layers["a"].after == 5
+
+
+def test_autocast_that_is_enabled_is_no_part_of_an_exact_network(net, randomise_):
+    """It computes in another precision: what enters it stays, by name."""
+
+    def run(m, x):
+        y = m.a(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = m.b(y)
+        return pooled(m, y.to(x.dtype))
+
+    model = randomise_(net(run, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 6, 1), head=nn.Linear(6, 2)))
+    graph = channel_graph(model, (X,))
+    (reason,) = {graph.classes.reasons[c][0] for c in graph.classes.parameters["a.weight"][0].tolist()}
+    assert reason.startswith("wrap_with_autocast has no rule")
