@@ -39,6 +39,9 @@ distance from itself in float64. Each of the two networks has such an error, and
 MIN_SENSITIVITY = 1e-3
 """Two random inputs must give outputs that differ by more, relative to the largest: else a comparison shows nothing."""
 
+FIXED = "height and width stay those of the example inputs"
+"""In the report of a graph that takes images of one size: those are compared, and the row tells the size."""
+
 CALIBRATION_IMAGES = 4
 SEED, ONNX_SEED = 20, 2000
 
@@ -83,6 +86,8 @@ def _examine(network: Network, row: Row, prefer: str | None, *, onnx: bool) -> N
     with _timed(row, "compact"):
         result = run_compact(model, example, prefer)
     row.module = "graph" if isinstance(result.model, fx.GraphModule) else "class"
+    if any(FIXED in note for note in result.report.notes):
+        row.shapes = row.shapes[:1]
     row.params = [result.report.params_before, result.report.params_after]
     row.macs = [result.report.macs_before, result.report.macs_after]
     count(row, graph, killed, result)

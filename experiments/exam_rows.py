@@ -16,10 +16,10 @@ MIN_SHARE = 0.95
 """Goal: of what is provably removable in case (a), this share is removed."""
 
 EXACT_REASONS = {
-    "a statistic over channels, which a dead channel is part of": r"(layer|group|instance|rms)_norm|"
-    r"(mean|amax|amin|var|std|norm) over channels",
-    "input or output of the network": r"(in|out)put of the network",
-    "part of an attention head": r"attention head|as in attention",
+    "a statistic over channels, which a dead channel is part of": r": a statistic over channels$|"
+    r"^(mean|amax|amin|max|min|var|std|var_mean|std_mean|logsumexp) over channels$",
+    "a convolution that slides over channels, whose neighbours it reads": r"slides over channels",
+    "input or output of the network": r"^(in|out)put of the network$",
     "balance of groups": r"must keep equally many",
 }
 """Why a dead channel must stay in an exact network: name -> pattern in the report's reason. Every other reason (an op
