@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from compress.errors import ConfigError
+
 NO_PENALTY = "none"
 
 
@@ -64,6 +66,12 @@ def _lr_schedules() -> Iterable[str]:
     from compress.train.schedule import LR_SCHEDULES
 
     return LR_SCHEDULES
+
+
+def _strength_schedules() -> Iterable[str]:
+    from compress.train.schedule import STRENGTH_SCHEDULES
+
+    return STRENGTH_SCHEDULES
 
 
 def _absolute(path: Path) -> Path:
@@ -169,6 +177,21 @@ class DataSection(Section):
     augment: AugmentSection = AugmentSection()
 
 
+class BudgetSection(Section):
+    """``[penalty.budget]``: the size that training is to end at (see ``compress.train.budget``).
+
+    Attributes:
+        measure: What is counted: ``macs``, ``params`` or ``bytes`` (float32) of the network without its dead channels,
+            or the penalty's ``groups``.
+        target: Below 1 the share of it that stays, else a number.
+        floor: Groups that every layer keeps.
+    """
+
+    measure: Literal["macs", "params", "bytes", "groups"] = "macs"
+    target: Positive
+    floor: PositiveInt = 1
+
+
 class PenaltySection(Section):
     """``[penalty]``: what drives channels to exact zeros.
 
@@ -176,11 +199,15 @@ class PenaltySection(Section):
         name: A name of ``compress.penalties.PENALTIES``, or ``none``.
         granularity: A name of ``compress.groups.GRANULARITIES``: which weights live and die together.
         strength: Factor of the penalty in the objective.
+        p, a, eps, l1_share: Shape parameters of the penalties that have them; by default the penalty's own. Without a
+            penalty they do nothing.
         mode: ``prox``: a proximal step after each optimizer step; ``subgradient``: added to the gradient before it.
         group_weights: How groups of different size are weighted; by default the penalty's own way.
+        strength_schedule: A name of ``compress.train.schedule.STRENGTH_SCHEDULES``: how the strength moves after that.
         warmup_epochs: Epochs over which the strength rises linearly from zero.
         epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
-            the penalty stays to the end.
+            the penalty stays to the end, or with a budget for half of all epochs.
+        budget: Corrects the strength on the way, so that training ends at a given size.
         compact_every: Epochs from one compaction to the next; 0 for none before the end. A compaction takes out of the
             network what is dead, so that the following epochs are shorter; what has left cannot come back.
     """
@@ -188,11 +215,41 @@ class PenaltySection(Section):
     name: Annotated[str, _one_of(_penalties)] = "l0"
     granularity: Annotated[str, _one_of(_granularities)] = "coupled"
     strength: NotNegative = 1e-4
+    p: float | None = None
+    a: float | None = None
+    eps: float | None = None
+    l1_share: float | None = None
     mode: Literal["prox", "subgradient"] = "prox"
     group_weights: Annotated[str, _one_of(_group_weights)] | None = None
+    strength_schedule: Annotated[str, _one_of(_strength_schedules)] = "constant"
     warmup_epochs: NotNegative = 0.0
     epochs: PositiveInt | None = None
     compact_every: Annotated[int, Field(ge=0)] = 0
+    budget: BudgetSection | None = None
+
+    def shape(self) -> dict[str, float]:
+        """The shape parameters that are given."""
+        from compress.penalties import PENALTIES
+
+        given = {key: getattr(self, key) for key in PENALTIES[self.name].shape_parameters()}
+        return {key: value for key, value in given.items() if value is not None}
+
+    @field_validator("p", "a", "eps", "l1_share")
+    @classmethod
+    def _shapes(cls, value: float | None, info: ValidationInfo) -> float | None:
+        from compress.penalties import PENALTIES
+
+        name, key = info.data.get("name"), info.field_name  # the name is absent when it is itself at fault
+        if value is None or key is None or name not in PENALTIES:
+            return value
+        known = ", ".join(PENALTIES[name].shape_parameters())
+        if key not in known.split(", "):
+            raise ValueError(f"{name} has no such parameter; " + (f"it has: {known}" if known else "leave it out"))
+        try:
+            PENALTIES[name](0.0, **{key: value})
+        except ConfigError as error:
+            raise ValueError(str(error).rpartition(", ")[2].removesuffix(".")) from error
+        return value
 
     @field_validator("mode")
     @classmethod
@@ -282,6 +339,35 @@ class Config(Section):
                 "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _budget_can_be_met(self) -> Config:
+        penalty = self.penalty
+        if penalty.budget is None or penalty.name == NO_PENALTY:
+            return self
+        measure = penalty.budget.measure
+        if measure != "groups" and penalty.granularity != "coupled":
+            raise ValueError(
+                f"penalty.budget.measure: {measure} counts whole channels, got penalty.granularity "
+                f"{penalty.granularity}; use coupled, or the measure groups"
+            )
+        if penalty.mode == "prox" and penalty.strength == 0:
+            raise ValueError("penalty.strength: got 0; with a budget it is where the search for the strength starts")
+        if penalty.compact_every:
+            raise ValueError("penalty.compact_every: with a budget the network stays whole to the end; leave it out")
+        if penalty.warmup_epochs >= self.penalty_epochs:
+            raise ValueError(
+                f"penalty.warmup_epochs: got {penalty.warmup_epochs:g}, but with a budget the penalty acts for "
+                f"{self.penalty_epochs} epochs (penalty.epochs): expected fewer"
+            )
+        return self
+
+    @property
+    def penalty_epochs(self) -> int:
+        """Epochs with the penalty; after them dead groups stay dead."""
+        if self.penalty.epochs is not None:
+            return self.penalty.epochs
+        return self.schedule.epochs if self.penalty.budget is None else -(-self.schedule.epochs // 2)
 
     @property
     def out(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from compress.errors import ConstantOutputError, ModelError, VerificationError
 from compress.files import write_json
 from compress.surgery import Plan, save_weights
 from compress.surgery.compose import compose
+from compress.train.budget import Landing
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
@@ -52,6 +53,7 @@ class Trained:
         dead_share: Share of the penalty's groups that are zero, if there was a penalty.
         best: Highest validation accuracy while training, and its epoch.
         seconds: Training time.
+        budget: How near the run came to its budget, if it had one.
         biases: What gives the recipe's network the biases that ``masked`` has beyond it, if it has any.
     """
 
@@ -61,6 +63,7 @@ class Trained:
     best: dict[str, float]
     seconds: float
     biases: Plan | None = None
+    budget: Landing | None = None
 
 
 def finish(
@@ -122,6 +125,7 @@ def finish(
             "compact": (directory / MODEL).stat().st_size,
         },
         "dead_share": trained.dead_share,
+        "budget": trained.budget and asdict(trained.budget),
         "best_validation": trained.best,
         "max_abs_error": max_abs_error,
         "report": report,

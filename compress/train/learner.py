@@ -16,7 +16,9 @@ from torch.nn import functional as F
 import compress
 from compress.errors import CompressError
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
+from compress.penalties import PENALTIES
 from compress.surgery import Plan
+from compress.train.budget import Budget
 from compress.train.checkpoint import State
 from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import NO_PENALTY, Config
@@ -54,6 +56,7 @@ class Learner:
         optimizer: Over the model's parameters.
         regularizer: None to train without penalty.
         subgradient: Add the penalty's subgradient to the gradient instead of taking a proximal step.
+        budget: What corrects the strength, so that training ends at a given size.
     """
 
     def __init__(
@@ -63,10 +66,12 @@ class Learner:
         regularizer: compress.Regularizer | None,
         *,
         subgradient: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.regularizer = regularizer
+        self.budget = budget
         self.frozen = False
         self.plans: list[Plan] = []
         self._subgradient = subgradient
@@ -102,11 +107,27 @@ class Learner:
         if not proximal:
             self.regularizer.add_subgradient_()
         self.optimizer.step()
-        if proximal:
+        if proximal and self.budget is not None and not self.frozen:
+            self.budget.prox_(self.regularizer, self.optimizer)
+        elif proximal:
             self.regularizer.prox_(self.optimizer)
 
+    def check_budget_(self, time_epochs: float) -> None:
+        """Let the budget, if there is one, correct the strength."""
+        if self.budget is not None and self.regularizer is not None and not self.frozen:
+            self.budget.check_(self.regularizer, self.optimizer, time_epochs)
+
     def freeze_(self) -> None:
-        """From now on dead groups stay dead, and the others train without penalty."""
+        """From now on dead groups stay dead, and the others train without penalty; a budget is met here."""
+        self.meet_budget_()
+        self._keep_dead_()
+
+    def meet_budget_(self) -> None:
+        """Make zero what the budget, if there is one, does not need."""
+        if self.budget is not None and self.regularizer is not None and not self.frozen:
+            self.budget.land_(self.regularizer, self.optimizer)
+
+    def _keep_dead_(self) -> None:
         if self.regularizer is not None and not self.frozen:
             self.regularizer, forgotten = without_unread(self.regularizer)
             slice_optimizer_(self.optimizer, forgotten)
@@ -151,6 +172,7 @@ class Learner:
             "model": self.model.state_dict(),
             "unread": [weights.detach() for weights in self._unread()],
             "optimizer": self.optimizer.state_dict(),
+            "budget": None if self.budget is None else self.budget.state(),
         }
 
     def load_state_(self, state: State) -> None:
@@ -162,8 +184,10 @@ class Learner:
         for plan in state["plans"]:
             self.compact_(plan_from_state(plan))
         self.model.load_state_dict(state["model"])
+        if self.budget is not None:
+            self.budget.load_state_(state["budget"])
         if state["frozen"]:
-            self.freeze_()
+            self._keep_dead_()
         for weights, value in zip(self._unread(), state["unread"], strict=True):
             weights.detach().copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -181,15 +205,16 @@ def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:
         example: Images ``[1, C, H, W]`` on the same device; the model is traced with them.
     """
     penalty = config.penalty
-    regularizer = None
+    regularizer, budget = None, None
     if penalty.name != NO_PENALTY:
         regularizer = compress.Regularizer(
             model,
-            penalty=penalty.name,
+            penalty=PENALTIES[penalty.name](penalty.strength, **penalty.shape()),
             granularity=penalty.granularity,
-            strength=penalty.strength,
             example_inputs=(example,),
             group_weights=penalty.group_weights,
         )
+        if penalty.budget is not None:
+            budget = Budget(model, regularizer, config, example)
     optimizer = build_optimizer(model, config.optimizer)
-    return Learner(model, optimizer, regularizer, subgradient=penalty.mode == "subgradient")
+    return Learner(model, optimizer, regularizer, subgradient=penalty.mode == "subgradient", budget=budget)

@@ -15,6 +15,7 @@ from torch import Tensor
 from compress.data import Data
 from compress.data.sampler import batch_count, batches
 from compress.errors import CheckpointError
+from compress.train.budget import CHECKS_PER_EPOCH
 from compress.train.checkpoint import State, load_checkpoint, random_state, save_checkpoint, set_random_state
 from compress.train.compaction import Compaction, find_compaction
 from compress.train.config import NO_PENALTY, Config
@@ -139,6 +140,8 @@ class Trainer:
         """
         while not self.complete:
             self._train_epoch(view, should_stop)
+            if self.position.epoch + 1 == self._config.penalty_epochs == self._config.schedule.epochs:
+                self.learner.meet_budget_()
             record = self._validate()
             self.position.next_epoch(record["validation_accuracy"])
             compaction = self._compact_when_due()
@@ -201,6 +204,7 @@ class Trainer:
         for indices in order:
             images, labels = self._inputs.augmented(self._data.train, indices, epoch=at.epoch, step=at.step)
             at.count(self._step(images, labels))
+            self._check_budget_when_due()
             at.seconds = time.monotonic() - before_s
             if view.due():
                 dead_share = self.learner.dead_share()
@@ -227,12 +231,23 @@ class Trainer:
         step_epochs = 1 / self.steps_per_epoch
         time_epochs = self.position.epoch + self.position.step * step_epochs
         lr = lr_at(time_epochs, self._config.optimizer.lr, self._config.schedule, step_epochs=step_epochs)
-        return lr, strength_at(time_epochs, self._config.penalty)
+        return lr, strength_at(time_epochs, self._config) * self._correction()
 
     def _freeze_when_due(self) -> None:
-        penalty_epochs = self._config.penalty.epochs
-        if penalty_epochs is not None and self.position.epoch >= penalty_epochs:
+        penalty, at = self._config.penalty, self.position.epoch
+        ends = penalty.epochs is not None or penalty.budget is not None
+        if ends and at >= self._config.penalty_epochs:
             self.learner.freeze_()
+
+    def _correction(self) -> float:
+        """What the budget makes of the strength, as a factor."""
+        budget, given = self.learner.budget, self._config.penalty.strength
+        return 1.0 if budget is None or not given else budget.strength / given
+
+    def _check_budget_when_due(self) -> None:
+        at, steps = self.position, self.steps_per_epoch
+        if at.step * CHECKS_PER_EPOCH // steps != (at.step - 1) * CHECKS_PER_EPOCH // steps:
+            self.learner.check_budget_(at.epoch + at.step / steps)
 
     def _compact_when_due(self) -> Compaction | None:
         """Take dead channels out after every so many epochs; not after the last one, when the run itself does so."""

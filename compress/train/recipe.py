@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -141,9 +141,8 @@ def _unknown_key(key: str) -> str:
     table: type[BaseModel] = Config
     for section in sections:
         annotation = table.model_fields[section].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        table = annotation
+        kinds = get_args(annotation) or (annotation,)  # a section, or a section that may be left out
+        table = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     known = list(table.model_fields)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" (did you mean {'.'.join([*sections, near[0]])}?)" if near else ""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from compress.train.config import PenaltySection, ScheduleSection
+from compress.train.config import Config, ScheduleSection
 
-LrFactor = Callable[[float], float]
+Factor = Callable[[float], float]
 
 
 def _constant(_share: float) -> float:
@@ -27,8 +27,12 @@ def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-LR_SCHEDULES: dict[str, LrFactor] = {"constant": _constant, "step": _step, "cosine": _cosine}
+LR_SCHEDULES: dict[str, Factor] = {"constant": _constant, "step": _step, "cosine": _cosine}
 """Name -> factor of the learning rate by the share of all epochs that has passed, in [0, 1)."""
+
+
+STRENGTH_SCHEDULES: dict[str, Factor] = {"constant": _constant, "step": _step, "cosine": _cosine}
+"""Name -> factor of the strength by the share that has passed of the penalty's epochs after its warm-up, in [0, 1]."""
 
 
 def _ramp(time_epochs: float, over_epochs: float) -> float:
@@ -44,6 +48,10 @@ def lr_at(time_epochs: float, lr: float, schedule: ScheduleSection, *, step_epoc
     return lr * LR_SCHEDULES[schedule.lr_schedule](share) * _ramp(time_epochs + step_epochs, schedule.warmup_epochs)
 
 
-def strength_at(time_epochs: float, penalty: PenaltySection) -> float:
-    """Strength of the penalty at ``time_epochs``; what happens after ``penalty.epochs`` is the loop's business."""
-    return penalty.strength * _ramp(time_epochs, penalty.warmup_epochs)
+def strength_at(time_epochs: float, config: Config) -> float:
+    """Strength of the penalty at ``time_epochs``; what happens after ``penalty_epochs`` is the loop's business."""
+    penalty = config.penalty
+    left = config.penalty_epochs - penalty.warmup_epochs
+    share = min(max((time_epochs - penalty.warmup_epochs) / left, 0.0), 1.0) if left > 0 else 0.0
+    factor = STRENGTH_SCHEDULES[penalty.strength_schedule](share)
+    return penalty.strength * factor * _ramp(time_epochs, penalty.warmup_epochs)

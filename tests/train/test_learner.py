@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from compress.penalties import PENALTIES
 from compress.train.config import Config, DataSection, ModelSection, OptimizerSection, PenaltySection
 from compress.train.learner import DivergenceError, Learner, build_learner
 
@@ -14,7 +15,7 @@ def make(**penalty: object) -> Learner:
     config = Config(
         model=ModelSection(name="lenet5"),
         data=DataSection(name="digits"),
-        penalty=PenaltySection(name="l1", granularity="weight", strength=STRENGTH, **penalty),
+        penalty=PenaltySection(**{"name": "l1", "granularity": "weight", "strength": STRENGTH, **penalty}),
         optimizer=OptimizerSection(name="sgd", lr=LR, momentum=0.0),
     )
     return build_learner(config, model, torch.zeros(1, 3, 1, 1))
@@ -37,6 +38,20 @@ def test_prox_soft_thresholds_the_step():
     learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
     expected = plain.sign() * (plain.abs() - LR * STRENGTH).clamp_min(0)
     torch.testing.assert_close(learner.model[1].weight.detach(), expected)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_every_penalty_acts_with_the_shape_of_the_recipe(name: str):
+    shape = {key: 0.9 * default for key, default in PENALTIES[name].shape_parameters().items()}
+    _, plain = after_plain_step()
+    learner = make(name=name, **shape)
+    learner.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    magnitudes = plain.abs().flatten()
+    for part in PENALTIES[name](STRENGTH, **shape).parts:
+        magnitudes = part.prox(magnitudes, LR)
+    expected = plain.sign() * magnitudes.reshape(plain.shape)
+    torch.testing.assert_close(learner.model[1].weight.detach(), expected)
+    assert not torch.equal(expected, plain)
 
 
 def test_subgradient_moves_by_the_sign_of_the_old_weights():

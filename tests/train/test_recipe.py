@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from compress.errors import ConfigError
+from compress.penalties import PENALTIES
 from compress.train.recipe import changed_keys, parse_value, resolve, to_toml
 
 GIVEN = {"model.name": "lenet5", "data.name": "digits"}
@@ -62,6 +63,33 @@ def test_missing_sections_name_their_flags():
 def test_a_strength_is_a_finite_number(value: str):
     [fault] = faults_of(settings=(f"penalty.strength={value}",))
     assert fault.startswith("penalty.strength: got ")
+
+
+def test_every_shape_parameter_of_a_penalty_is_a_key():
+    for name, cls in PENALTIES.items():
+        for key, default in cls.shape_parameters().items():
+            config = resolve(flags={**GIVEN, "penalty.name": name}, settings=[f"penalty.{key}={default}"])
+            assert config.penalty.shape() == {key: default}
+    assert resolve(flags={**GIVEN, "penalty.name": "lp"}).penalty.shape() == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (("penalty.name=lp", "penalty.p=1.5"), "penalty.p: got 1.5; expected a finite number above 0 and below 1"),
+        (("penalty.name=scad", "penalty.a=2"), "penalty.a: got 2.0; expected a finite number above 2"),
+        (("penalty.name=mcp", "penalty.a=nan"), "penalty.a: got nan; expected a finite number above 0"),
+        (("penalty.name=mcp", "penalty.p=0.5"), "penalty.p: got 0.5; mcp has no such parameter; it has: a"),
+        (("penalty.name=l0", "penalty.eps=0.5"), "penalty.eps: got 0.5; l0 has no such parameter; leave it out"),
+    ],
+)
+def test_a_shape_parameter_that_the_penalty_cannot_take_is_a_fault(settings: tuple[str, ...], fault: str):
+    assert faults_of(settings=settings) == [fault]
+
+
+def test_without_a_penalty_shape_parameters_may_stay():
+    """As in the recipe of a run that is fine-tuned, or of its dense baseline."""
+    assert resolve(flags={**GIVEN, "penalty.name": "none", "penalty.p": 0.5}).penalty.p == 0.5
 
 
 def test_momentum_is_refused_where_there_is_none():

@@ -1,6 +1,6 @@
 import pytest
 
-from compress.train.config import PenaltySection, ScheduleSection
+from compress.train.config import Config, ScheduleSection
 from compress.train.schedule import lr_at, strength_at
 
 
@@ -26,7 +26,26 @@ def test_lr_warm_up_starts_above_zero_and_ends_at_full_rate():
     assert got == pytest.approx([0.2, 0.4, 0.8, 0.8])
 
 
+def strength(time_epochs: float, **penalty: object) -> float:
+    sections = {"model": {"name": "lenet5"}, "data": {"name": "digits"}, "schedule": {"epochs": 8}}
+    return strength_at(time_epochs, Config.model_validate({**sections, "penalty": {"strength": 0.3, **penalty}}))
+
+
 def test_strength_rises_linearly_from_zero():
-    penalty = PenaltySection(strength=0.3, warmup_epochs=3.0)
-    assert [strength_at(t, penalty) for t in (0, 1, 3, 5)] == pytest.approx([0, 0.1, 0.3, 0.3])
-    assert strength_at(0, PenaltySection(strength=0.3)) == 0.3
+    got = [strength(t, warmup_epochs=3.0) for t in (0, 1, 3, 5)]
+    assert got == pytest.approx([0, 0.1, 0.3, 0.3])
+    assert strength(0) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "at_3", "at_4", "at_5", "at_6"),
+    [("constant", 0.3, 0.3, 0.3, 0.3), ("step", 0.3, 0.03, 0.003, 0.003), ("cosine", 0.256066, 0.15, 0.043934, 0.0)],
+)
+def test_strength_schedules_run_from_the_warm_up_to_the_end_of_the_penalty(name, at_3, at_4, at_5, at_6):
+    got = [strength(t, warmup_epochs=2.0, strength_schedule=name, epochs=6) for t in (3, 4, 5, 6)]
+    assert got == pytest.approx([at_3, at_4, at_5, at_6], abs=1e-6)
+
+
+def test_with_a_budget_the_penalty_ends_at_half_of_the_epochs():
+    assert strength(4, strength_schedule="cosine", budget={"target": 0.5}) == pytest.approx(0, abs=1e-12)
+    assert strength(2, strength_schedule="cosine", budget={"target": 0.5}) == pytest.approx(0.15)
