@@ -5,10 +5,16 @@ removes later. A granularity is a function that finds the groups of a model, and
 
 ========== ==============================================================================================
 weight     every single weight of a convolution or linear layer is a group of its own
+kernel     the weights between one input and one output channel of a convolution
 filter     the weights of one output channel of one layer
+channel    the weights with which one layer reads one input channel
+bn-scale   the BatchNorm scale of one channel: a group of one number
 coupled    everything that one channel owns: its filters in every layer that residual adds, depthwise
            convolutions and concatenations tie together, with their biases, BatchNorm scales *and shifts*
 ========== ==============================================================================================
+
+A filter, scale or coupled group that is zero is a channel that surgery removes; so is an input channel that nothing
+reads any more. Zeros in single weights and kernels make no layer smaller by themselves.
 
 Computations are batched: one segment reduction a parameter, no loop over channels.
 """
@@ -20,19 +26,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.errors import ConfigError
 from compress.graph import ChannelGraph, channel_graph
 
-_LAYERS = (
+_CONVOLUTIONS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
-    nn.Linear,
 )
+_LAYERS = (*_CONVOLUTIONS, nn.Linear)
 
 
 class GroupSlice:
@@ -41,14 +48,20 @@ class GroupSlice:
     Attributes:
         name: the parameter's state-dict name.
         parameter: the parameter.
-        dim: the dimension along which each index belongs to one group.
-        groups: int64 ``[parameter.shape[dim]]``; ``count`` (one past the last group) stands for "in no group".
-        layer: whether this is a layer's own weight, so that it counts in reports by layer.
+        dim: the dimension along which each index belongs to one group; the first of them where ``groups`` has several.
+        groups: int64 ``[parameter.shape[dim]]``, or of the shape of as many dimensions from ``dim`` on as it has;
+            ``count`` (one past the last group) stands for "in no group".
+        layer: whether this is the tensor that counts in reports by layer: a layer's own weight, or a BatchNorm's scale
+            where scales are the groups.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, dim: int, groups: Tensor, *, layer: bool):
         self.name, self.parameter, self.dim, self.groups, self.layer = name, parameter, dim, groups, layer
-        self._others = [d for d in range(parameter.ndim) if d != dim]
+
+    @property
+    def dims(self) -> range:
+        """The dimensions of the parameter that ``groups`` lies along."""
+        return range(self.dim, self.dim + self.groups.ndim)
 
     def index(self) -> Tensor:
         """``groups`` on the parameter's device."""
@@ -57,14 +70,18 @@ class GroupSlice:
         return self.groups
 
     def sums(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Sum a tensor of the parameter's shape over all but ``dim``: ``[shape[dim]]`` of ``dtype``."""
-        return values.sum(self._others, dtype=dtype) if self._others else values.to(dtype)
+        """Sum a tensor of the parameter's shape over all but ``dims``: of the shape of ``groups``, and ``dtype``."""
+        others = [d for d in range(values.ndim) if d not in self.dims]
+        return values.sum(others, dtype=dtype) if others else values.to(dtype)
 
     def spread(self, by_group: Tensor) -> Tensor:
         """Values ``[count + 1]`` by group, shaped to broadcast against the parameter."""
-        shape = [1] * self.parameter.ndim
-        shape[self.dim] = -1
-        return by_group[self.index()].reshape(shape)
+        return self.broadcast(by_group[self.index()])
+
+    def broadcast(self, by_index: Tensor) -> Tensor:
+        """Values of the shape of ``groups``, shaped to broadcast against the parameter."""
+        shape = [size if d in self.dims else 1 for d, size in enumerate(self.parameter.shape)]
+        return by_index.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,8 @@ class Groups:
         count: number of groups; for single weights, number of weights.
         slices: the groups' parts, one for each parameter they touch.
         weights: the parameters whose single weights are the groups, by name; empty unless granularity is ``weight``.
-        macs: float ``[count]``, the multiply-accumulates that leave with each group; for single weights ``None``.
+        macs: float ``[count]``, the multiply-accumulates that leave with each group; ``None`` for single weights and
+            kernels, with which none leave.
     """
 
     count: int
@@ -94,8 +112,20 @@ class Groups:
         dtype = torch.promote_types(first.dtype, torch.float32)
         total = torch.zeros(self.count + 1, dtype=dtype, device=first.device)
         for part in self.slices:
-            total.index_add_(0, part.index(), part.sums(values(part), dtype))
+            total.index_add_(0, part.index().flatten(), part.sums(values(part), dtype).flatten())
         return total[:-1]
+
+    def layers(self) -> list[Tensor]:
+        """For every layer, int64: the groups that belong to it, in their order.
+
+        A group that several layers hold belongs to the first of them.
+        """
+        of_group = torch.full((self.count + 1,), len(self.slices), device=self.slices[0].parameter.device)
+        for rank, part in reversed(list(enumerate(sorted(self.slices, key=lambda part: not part.layer)))):
+            of_group[part.index().flatten()] = rank
+        order = of_group[:-1].argsort(stable=True)
+        ends = of_group[:-1].bincount().cumsum(0)
+        return [layer for layer in order.tensor_split(ends[:-1].tolist()) if layer.numel()]
 
     def squared_norms(self) -> Tensor:
         """``||w_g||_2^2`` of every group, ``[count]``."""
@@ -107,7 +137,22 @@ class Groups:
 
     def dead(self) -> Tensor:
         """Bool ``[count]``, groups whose every weight is exactly 0; the squares in a norm of 0 may have underflown."""
+        if not self.slices:
+            return torch.cat([parameter.detach().flatten() == 0 for _, parameter in self.weights])
         return self.gather(lambda part: part.parameter.detach() != 0) == 0
+
+    def zero_(self, chosen: Tensor) -> None:
+        """Make groups, bool ``[count]``, exactly zero."""
+        for (_, parameter), own in zip(self.parameters, self.masks(chosen), strict=True):
+            parameter.detach().masked_fill_(own, 0)
+
+    def masks(self, chosen: Tensor) -> list[Tensor]:
+        """For every parameter, which of its entries are in the groups ``chosen`` (bool ``[count]``), to broadcast."""
+        if self.slices:
+            extended = torch.cat((chosen, chosen.new_zeros(1)))
+            return [part.spread(extended) for part in self.slices]
+        parts = chosen.split([parameter.numel() for _, parameter in self.weights])
+        return [own.reshape(parameter.shape) for own, (_, parameter) in zip(parts, self.weights, strict=True)]
 
     def scale_(self, factors: Tensor) -> None:
         """Multiply every group by its factor, ``[count]``."""
@@ -116,21 +161,32 @@ class Groups:
             part.parameter.detach().mul_(part.spread(factors).to(part.parameter.dtype))
 
 
+Part = tuple[str, nn.Parameter, int, Tensor]
+"""Name, parameter, dimension, and int64 along it: the group of each index, -1 for none."""
+
+
 def _weights(model: nn.Module, graph: ChannelGraph | None) -> Groups:
     del graph
-    found: dict[int, tuple[str, nn.Parameter]] = {}
-    for path, module in model.named_modules():
-        weight = module._parameters.get("weight") if isinstance(module, _LAYERS) else None
-        if weight is not None:  # a weight that a parametrization computes is none of the optimiser's
-            found.setdefault(id(weight), (f"{path}.weight" if path else "weight", weight))
-    return Groups(sum(parameter.numel() for _, parameter in found.values()), weights=tuple(found.values()))
+    found = tuple(_own_weights(model, _LAYERS))
+    return Groups(sum(parameter.numel() for _, parameter in found), weights=found)
+
+
+def _kernels(model: nn.Module, graph: ChannelGraph | None) -> Groups:
+    del graph
+    count = 0
+    slices: list[Part] = []
+    for name, weight in _own_weights(model, _CONVOLUTIONS):
+        pairs = weight.shape[:2]
+        slices.append((name, weight, 0, torch.arange(count, count + pairs.numel()).reshape(pairs)))
+        count += pairs.numel()
+    return _assemble(slices, count, None, _ids(model, _CONVOLUTIONS))
 
 
 def _filters(model: nn.Module, graph: ChannelGraph | None) -> Groups:
     assert graph is not None
-    layers = {id(module.weight) for module in model.modules() if isinstance(module, _LAYERS)}
+    layers = _ids(model, _LAYERS)
     free, count = graph.free(), 0
-    slices: list[tuple[str, nn.Parameter, int, Tensor]] = []
+    slices: list[Part] = []
     macs: list[Tensor] = []
     for name, parameter, dim, classes in _out_parameters(model, graph):
         if id(parameter) in layers:
@@ -141,7 +197,52 @@ def _filters(model: nn.Module, graph: ChannelGraph | None) -> Groups:
             count += members
             slices.append((name, parameter, dim, ids))
             macs.append(torch.full((members,), graph.layer_macs.get(name, 0) / len(classes), dtype=torch.float64))
-    return _assemble(slices, torch.cat(macs) if macs else torch.empty(0), model)
+    return _assemble(slices, count, macs, layers)
+
+
+def _channels(model: nn.Module, graph: ChannelGraph | None) -> Groups:
+    """Inputs that hold the same channel (its pixels, behind a flatten) are one group of the layer that reads them."""
+    assert graph is not None
+    layers, parameters = _ids(model, _LAYERS), dict(model.named_parameters(remove_duplicate=False))
+    free, count = graph.free(), 0
+    slices: list[Part] = []
+    macs: list[Tensor] = []
+    for consumer in {consumer.weight: consumer for consumer in graph.consumers}.values():
+        parameter, classes = parameters.get(consumer.weight), graph.classes.parameters[consumer.weight]
+        if parameter is None or id(parameter) not in layers or consumer.in_dim not in classes:
+            continue
+        read = classes[consumer.in_dim]
+        inside = free[read]
+        members, number, sizes = torch.unique(read[inside], return_inverse=True, return_counts=True)
+        ids = torch.full_like(read, -1)
+        ids[inside] = count + number
+        count += members.numel()
+        macs.append(sizes * (graph.layer_macs.get(consumer.weight, 0) / len(read)))
+        dim = consumer.in_dim
+        if consumer.groups > 1 and not consumer.transposed:  # an index stands for a channel of each group's own
+            ids = ids.reshape(consumer.groups, -1).repeat_interleave(parameter.shape[0] // consumer.groups, dim=0)
+            dim = 0
+        slices.append((consumer.weight, parameter, dim, ids))
+    return _assemble(slices, count, macs, layers)
+
+
+def _bn_scales(model: nn.Module, graph: ChannelGraph | None) -> Groups:
+    """A channel that passes several BatchNorms leaves with the last of their scales: they share what it saves."""
+    assert graph is not None
+    scales = _ids(model, (_BatchNorm,))
+    free, count = graph.free(), 0
+    slices: list[Part] = []
+    found: list[Tensor] = []
+    for name, parameter, dim, classes in _out_parameters(model, graph):
+        if id(parameter) in scales:
+            inside = free[classes]
+            ids = torch.where(inside, count + inside.cumsum(0) - 1, -1)
+            count += int(inside.sum())
+            slices.append((name, parameter, dim, ids))
+            found.append(classes[inside])
+    members = torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+    share = graph.class_macs() / members.bincount(minlength=graph.classes.count).clamp_min(1)
+    return _assemble(slices, count, [share[members]], scales)
 
 
 def _coupled(model: nn.Module, graph: ChannelGraph | None) -> Groups:
@@ -153,10 +254,25 @@ def _coupled(model: nn.Module, graph: ChannelGraph | None) -> Groups:
         touched[classes] = True
     members = free & touched
     number = torch.where(members, members.cumsum(0) - 1, -1)
-    return _assemble([(name, p, dim, number[c]) for name, p, dim, c in slices], graph.class_macs()[members], model)
+    parts = [(name, p, dim, number[c]) for name, p, dim, c in slices]
+    return _assemble(parts, int(members.sum()), [graph.class_macs()[members]], _ids(model, _LAYERS))
 
 
-def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[tuple[str, nn.Parameter, int, Tensor]]:
+def _own_weights(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterable[tuple[str, nn.Parameter]]:
+    """The weights of modules of some kinds, each once."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight") if isinstance(module, kinds) else None
+        if weight is not None:  # a weight that a parametrization computes is none of the optimiser's
+            found.setdefault(id(weight), (f"{path}.weight" if path else "weight", weight))
+    return found.values()
+
+
+def _ids(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> set[int]:
+    return {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+
+
+def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[Part]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for (name, dim), classes in graph.out_slices().items():
         # running statistics are no parameters; in a grouped transposed convolution an index holds several channels
@@ -164,26 +280,30 @@ def _out_parameters(model: nn.Module, graph: ChannelGraph) -> Iterable[tuple[str
             yield name, parameters[name], dim, classes
 
 
-def _assemble(slices: list[tuple[str, nn.Parameter, int, Tensor]], macs: Tensor, model: nn.Module) -> Groups:
-    count = macs.numel()
-    layers = {id(module.weight) for module in model.modules() if isinstance(module, _LAYERS)}
+def _assemble(slices: list[Part], count: int, macs: list[Tensor] | None, reported: set[int]) -> Groups:
     return Groups(
         count,
         tuple(
-            GroupSlice(name, parameter, dim, torch.where(ids < 0, count, ids), layer=id(parameter) in layers)
+            GroupSlice(name, parameter, dim, torch.where(ids < 0, count, ids), layer=id(parameter) in reported)
             for name, parameter, dim, ids in slices
             if bool((ids >= 0).any())
         ),
-        macs=macs,
+        macs=None if macs is None else torch.cat([*macs, torch.empty(0, dtype=torch.float64)]),
     )
 
 
 GRANULARITIES: dict[str, Callable[[nn.Module, ChannelGraph | None], Groups]] = {
     "weight": _weights,
+    "kernel": _kernels,
     "filter": _filters,
+    "channel": _channels,
+    "bn-scale": _bn_scales,
     "coupled": _coupled,
 }
-"""Granularity -> what finds its groups. Only ``weight`` does without the channel graph."""
+"""Granularity -> what finds its groups."""
+
+WITHOUT_GRAPH = frozenset({"weight", "kernel"})
+"""Granularities that do not need to know where channels go."""
 
 
 def find_groups(model: nn.Module, granularity: str, example_inputs: tuple[Tensor, ...] | None = None) -> Groups:
@@ -192,8 +312,9 @@ def find_groups(model: nn.Module, granularity: str, example_inputs: tuple[Tensor
     Args:
         model: the network; it is not changed.
         granularity: a name in ``GRANULARITIES``.
-        example_inputs: what ``forward`` takes; needed for everything but single weights. Channels that cannot leave the
-            network (the classifier's outputs, the input image's channels, see ``ChannelGraph``) are in no group.
+        example_inputs: what ``forward`` takes; needed for all granularities but those ``WITHOUT_GRAPH``. Channels that
+            cannot leave the network (the classifier's outputs, the input image's channels, see ``ChannelGraph``) are in
+            no group.
 
     Raises:
         ConfigError: an unknown granularity, missing example inputs, or a model without any group.
@@ -201,9 +322,13 @@ def find_groups(model: nn.Module, granularity: str, example_inputs: tuple[Tensor
     """
     if granularity not in GRANULARITIES:
         raise ConfigError(f"unknown granularity {granularity!r}; known: {', '.join(GRANULARITIES)}.")
-    if granularity != "weight" and example_inputs is None:
-        raise ConfigError(f"granularity {granularity!r} follows channels through the network: pass example_inputs=(x,)")
-    graph = None if example_inputs is None or granularity == "weight" else channel_graph(model, example_inputs)
+    graph = None
+    if granularity not in WITHOUT_GRAPH:
+        if example_inputs is None:
+            raise ConfigError(
+                f"granularity {granularity!r} follows channels through the network: pass example_inputs=(x,)"
+            )
+        graph = channel_graph(model, example_inputs)
     groups = GRANULARITIES[granularity](model, graph)
     if not groups.count:
         raise ConfigError(f"{type(model).__name__} has no {granularity} group that a penalty could act on.")

@@ -11,6 +11,7 @@ from compress.graph import channel_graph
 from compress.groups import GRANULARITIES, Groups, find_groups
 from compress.models import build
 from compress.optim import Regularizer
+from compress.surgery import compact
 
 IMAGES = {"resnet20": (3, 32), "vgg11": (3, 32), "lenet5": (1, 28)}
 
@@ -311,7 +312,7 @@ def test_an_unknown_granularity_names_the_known() -> None:
         find_groups(nn.Linear(2, 2), "kernels")
 
 
-@pytest.mark.parametrize("granularity", ["filter", "coupled"])
+@pytest.mark.parametrize("granularity", ["filter", "channel", "bn-scale", "coupled"])
 def test_channels_need_example_inputs(granularity: str) -> None:
     with pytest.raises(ConfigError, match=r"pass example_inputs=\(x,\)"):
         find_groups(nn.Linear(2, 2), granularity)
@@ -323,7 +324,7 @@ def test_a_model_without_a_group_is_refused(granularity: str) -> None:
         find_groups(nn.ReLU(), granularity, (torch.randn(1, 2),))
 
 
-@pytest.mark.parametrize("granularity", ["filter", "coupled"])
+@pytest.mark.parametrize("granularity", ["filter", "channel", "bn-scale", "coupled"])
 def test_a_single_layer_has_no_channel_that_may_leave(granularity: str) -> None:
     with pytest.raises(ConfigError, match=f"Linear has no {granularity} group"):
         find_groups(nn.Linear(2, 2), granularity, (torch.randn(1, 2),))
@@ -345,3 +346,105 @@ def test_macs_of_a_filter_are_its_own() -> None:
     groups = find_groups(model, "filter", (torch.zeros(1, 1, 28, 28),))
     assert groups.macs is not None
     assert sorted(groups.macs.tolist()) == [800] * 500 + [24 * 24 * 25] * 20 + [8 * 8 * 25 * 20] * 50
+
+
+# --- kernels, input channels, BatchNorm scales -----------------------------------------------------------------------
+
+
+def lenet() -> tuple[nn.Module, Tensor]:
+    return build("lenet5", num_classes=10, in_channels=1, image_size=28), torch.zeros(1, 1, 28, 28)
+
+
+def test_kernels_are_those_of_convolutions() -> None:
+    model, _ = lenet()
+    groups = find_groups(model, "kernel")
+    assert [part.name for part in groups.slices] == ["conv1.weight", "conv2.weight"]
+    assert groups.count == 20 * 1 + 50 * 20
+    assert groups.sizes().tolist() == [25.0] * groups.count
+    assert groups.macs is None
+    with torch.no_grad():
+        model.conv2.weight[7, 3] = 0.0
+    assert groups.dead().nonzero().flatten().tolist() == [20 + 7 * 20 + 3]
+
+
+def test_input_channels_are_read_by_one_layer_each_and_the_images_are_none() -> None:
+    """Counted from LeNet-5's shapes: behind the flatten 16 pixels are one channel."""
+    model, x = lenet()
+    groups = find_groups(model, "channel", (x,))
+    assert {part.name: part.dim for part in groups.slices} == {"conv2.weight": 1, "fc1.weight": 1, "fc2.weight": 1}
+    assert sorted(groups.sizes().tolist()) == [10] * 500 + [50 * 25] * 20 + [500 * 16] * 50
+    assert groups.macs is not None
+    assert sorted(groups.macs.tolist()) == [10] * 500 + [16 * 500] * 50 + [8 * 8 * 25 * 50] * 20
+
+
+class Grouped(nn.Module):
+    """Six channels, read by a convolution of two groups, by a transposed one, and by a transposed one of two groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 3, groups=2)
+        self.up, self.split = nn.ConvTranspose2d(4, 6, 2), nn.ConvTranspose2d(6, 8, 2, groups=2)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.split(self.up(self.b(self.a(x).relu()).relu()).relu()).relu().mean((2, 3)))
+        return out
+
+
+def test_input_channels_of_grouped_and_transposed_convolutions() -> None:
+    model = Grouped()
+    groups = find_groups(model, "channel", (torch.randn(1, 3, 8, 8),))
+    assert groups.count == 6 + 4 + 6 + 8
+    sizes = {part.name: sorted(groups.sizes()[part.groups.unique()].tolist()) for part in groups.slices}
+    assert sizes == {
+        "b.weight": [2 * 9.0] * 6,
+        "up.weight": [6 * 4.0] * 4,
+        "split.weight": [4 * 4.0] * 6,
+        "head.weight": [2.0] * 8,
+    }
+    # channel 4 is the second that the second group's two filters read
+    part = next(part for part in groups.slices if part.name == "b.weight")
+    with torch.no_grad():
+        model.b.weight[2:, 1] = 0.0
+    assert groups.dead().nonzero().flatten().tolist() == [int(part.groups[2, 1])]
+    assert part.groups[2, 1] == part.groups[3, 1] != part.groups[0, 1]
+
+
+def test_batch_norm_scales_are_groups_of_one_number_that_share_what_a_channel_saves() -> None:
+    model, x = build("resnet20", num_classes=10), torch.randn(1, 3, 32, 32)
+    groups, coupled = find_groups(model, "bn-scale", (x,)), find_groups(model, "coupled", (x,))
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert [part.name for part in groups.slices] == [f"{name}.weight" for name in norms]
+    assert groups.count == sum(norm.num_features for norm in norms.values())
+    assert groups.sizes().tolist() == [1.0] * groups.count
+    assert groups.macs is not None
+    assert coupled.macs is not None
+    assert float(groups.macs.sum()) == pytest.approx(float(coupled.macs.sum()))
+    # the first stage's stream passes the stem's BatchNorm and one a block
+    stream, inner = group_of(groups, "bn1.weight", 5), group_of(groups, "stages.0.0.bn1.weight", 5)
+    assert float(groups.macs[stream]) == pytest.approx(float(coupled.macs[group_of(coupled, "conv1.weight", 5)]) / 4)
+    assert float(groups.macs[inner]) == pytest.approx(
+        float(coupled.macs[group_of(coupled, "stages.0.0.conv1.weight", 5)])
+    )
+
+
+@pytest.mark.parametrize("granularity", ["filter", "channel", "bn-scale"])
+@torch.no_grad()
+def test_a_dead_group_is_a_channel_that_leaves(granularity: str) -> None:
+    """A filter or scale of zeros makes a constant channel; of a column of zeros nobody reads the channel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    ).eval()
+    randomise_(model)
+    x = torch.randn(1, 1, 8, 8)
+    reg = Regularizer(model, "l0", granularity, 1e-5, example_inputs=(x,))
+    {"filter": model[0].weight[1], "channel": model[3].weight[:, 1], "bn-scale": model[1].weight[1:2]}[
+        granularity
+    ].mul_(1e-4)
+    reg.prox_(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert int(reg.groups.dead().sum()) == 1
+    result = compact(model, (x,))
+    assert (result.model[0].out_channels, result.model[3].out_channels) == (3, 4)
+    images = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(result.model(images), model(images), rtol=1e-4, atol=1e-5)

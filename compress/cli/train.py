@@ -21,8 +21,16 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")] = False,
     image_size: Annotated[int | None, typer.Option(help="Height and width to bring images to, in pixels.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use at most this many training images.")] = None,
-    penalty: Annotated[str | None, typer.Option(help="l0, l1, group-lasso, ..., or none.")] = None,
-    granularity: Annotated[str | None, typer.Option(help="weight, filter, coupled, ...")] = None,
+    penalty: Annotated[
+        str | None,
+        typer.Option(
+            help="l0, l1, lp, transformed-l1, mcp, scad, log-sum, l1-over-l2, hoyer, group-lasso, "
+            "sparse-group-lasso or none; shapes by --set penalty.p=0.75 and the like."
+        ),
+    ] = None,
+    granularity: Annotated[
+        str | None, typer.Option(help="weight, kernel, filter, channel, bn-scale or coupled.")
+    ] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     compact_every: Annotated[

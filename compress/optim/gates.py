@@ -136,6 +136,21 @@ class HardConcrete(nn.Module):
         """Closed and all gates, by layer."""
         return layer_sparsity(self.groups, self.groups.dead() if self.folded else self.gates() == 0)
 
+    @torch.no_grad()
+    def closed_share(self) -> float:
+        """The share of groups whose gate is closed."""
+        return float((self.groups.dead() if self.folded else self.gates() == 0).double().mean())
+
+    def gate_state(self) -> dict[str, Any]:
+        """What the gates need beside the model's own state."""
+        return {"log_alpha": self.log_alpha.detach(), "folded": self.folded}
+
+    @torch.no_grad()
+    def load_gate_state_(self, state: dict[str, Any]) -> None:
+        """Go on from ``gate_state``."""
+        self.log_alpha.copy_(state["log_alpha"])
+        self.folded = state["folded"]
+
     def _check_that_gates_act(self) -> None:
         acts = torch.zeros(self.groups.count + 1, dtype=torch.bool)
         acts[-1] = True  # in no group

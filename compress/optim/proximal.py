@@ -6,20 +6,26 @@ With one step ``eta`` for a whole group, the proximal operator of a penalty on t
 * single weights: the scalar operator with each weight's own step; exact for every penalty;
 * ``l0``: the group stays iff ``sum_i w_i^2 / (2 eta_i) > strength_g``; exact;
 * ``l1`` on norms: the root of a scalar equation for each group; exact;
+* ``sparse-group-lasso``: its part on single weights, then its part on norms; exact;
 * any other penalty: one step for each group, the one that leaves ``sum_i w_i^2 / eta_i`` as it is; an approximation.
+
+A layerwise penalty takes one step for each layer, found in the same way, on single weights too; its weight is the mean
+of the layer's group weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from compress.groups import Groups, GroupSlice
 from compress.optim.metric import Step
-from compress.penalties import L0, L1, Penalty
-from compress.penalties.l1 import GroupLasso
+from compress.penalties import L0, L1, GroupLasso, LayerwisePenalty, Penalty, SeparablePenalty
+
+Part = SeparablePenalty | LayerwisePenalty
+Index = slice | Tensor
 
 _NEWTON_LIMIT = 100
 """Far from the root a step grows ``r + t`` by half or more, near it convergence is quadratic: 2 to 5 steps for common
@@ -31,10 +37,15 @@ error of a sum over a few thousand weights."""
 
 
 def prox_weights_(groups: Groups, penalty: Penalty, steps: list[Step]) -> None:
-    """Apply the scalar operator to every single weight, in place."""
-    for (_, parameter), step in zip(groups.weights, steps, strict=True):
-        w = parameter.detach()
-        w.copy_(penalty.prox(w.abs(), step).copysign(w))
+    """Apply the operator to single weights, in place: to each by itself, or to each parameter as a layer."""
+    for part in penalty.parts:
+        for (_, parameter), step in zip(groups.weights, steps, strict=True):
+            w = parameter.detach()
+            if isinstance(part, LayerwisePenalty):
+                own = _one_step(part, w.square(), _quotients(w, step))
+                w.copy_(part.prox(w.abs().flatten(), own).reshape(w.shape).copysign(w))
+            else:
+                w.copy_(part.prox(w.abs(), step).copysign(w))
 
 
 def prox_groups_(groups: Groups, penalty: Penalty, weights: Tensor, steps: list[Step]) -> None:
@@ -46,14 +57,42 @@ def prox_groups_(groups: Groups, penalty: Penalty, weights: Tensor, steps: list[
         weights: ``[count]``, the factor of the penalty for each group.
         steps: the step of each slice's parameter, in the order of ``groups.slices``.
     """
-    common = _common_step(steps)
+    if penalty.on_weights is not None:
+        _prox_members_(groups, penalty.on_weights, steps)
+    part, common = penalty.on_norms, _common_step(steps)
     if common is not None:
         norms = groups.squared_norms().sqrt()
-        _rescale_(groups, norms, penalty.prox(norms, common * weights))
+        _rescale_(groups, norms, _prox_norms(groups, part, weights, norms, lambda _: common))
     else:
         by_slice = {id(part): step for part, step in zip(groups.slices, steps, strict=True)}
-        exact = DIAGONAL.get(type(penalty), _one_step_a_group_)
-        exact(groups, penalty, weights, lambda part: by_slice[id(part)])
+        exact = DIAGONAL.get(type(part), _one_step_a_group_)
+        exact(groups, part, weights, lambda part: by_slice[id(part)])
+
+
+def seen_at_once(groups: Groups, part: Part, weights: Tensor) -> Iterator[tuple[Index, Tensor]]:
+    """Which groups a penalty sees at once, and its factor on them: all, each by itself, or those of a layer."""
+    if isinstance(part, LayerwisePenalty):
+        for layer in groups.layers():
+            yield layer, weights[layer].mean()
+    else:
+        yield slice(None), weights
+
+
+def _prox_norms(
+    groups: Groups, part: Part, weights: Tensor, norms: Tensor, step_of: Callable[[Index], Tensor | float]
+) -> Tensor:
+    shrunk = torch.empty_like(norms)
+    for at, factor in seen_at_once(groups, part, weights):
+        shrunk[at] = part.prox(norms[at], factor * step_of(at))
+    return shrunk
+
+
+def _prox_members_(groups: Groups, penalty: SeparablePenalty, steps: list[Step]) -> None:
+    """Apply the scalar operator to every weight that is in a group, in place."""
+    for part, step in zip(groups.slices, steps, strict=True):
+        w = part.parameter.detach()
+        inside = part.broadcast(part.index() < groups.count)
+        w.copy_(torch.where(inside, penalty.prox(w.abs(), step).copysign(w), w))
 
 
 def _common_step(steps: list[Step]) -> float | None:
@@ -72,15 +111,22 @@ StepOf = Callable[[GroupSlice], Step]
 
 def _weighted_squares(groups: Groups, step_of: StepOf) -> Tensor:
     """``sum_i w_i^2 / eta_i`` of every group; a coordinate that was not stepped cannot move: infinite unless zero."""
-
-    def quotient(part: GroupSlice) -> Tensor:
-        w2, eta = part.parameter.detach().square(), step_of(part)
-        return torch.where(w2 > 0, w2 / torch.as_tensor(eta, dtype=w2.dtype, device=w2.device), 0.0)
-
-    return groups.gather(quotient)
+    return groups.gather(lambda part: _quotients(part.parameter.detach(), step_of(part)))
 
 
-def _l0_diagonal_(groups: Groups, penalty: Penalty, weights: Tensor, step_of: StepOf) -> None:
+def _quotients(w: Tensor, eta: Step) -> Tensor:
+    w2 = w.square()
+    return torch.where(w2 > 0, w2 / torch.as_tensor(eta, dtype=w2.dtype, device=w2.device), 0.0)
+
+
+def _one_step(part: Part, squares: Tensor, quotients: Tensor) -> Tensor:
+    """The step that leaves ``sum_i w_i^2 / eta_i`` as it is: of each group, or of all together as one layer."""
+    if isinstance(part, LayerwisePenalty):
+        squares, quotients = squares.sum(), quotients.sum()
+    return torch.where(squares > 0, squares / quotients, 0.0)
+
+
+def _l0_diagonal_(groups: Groups, penalty: Part, weights: Tensor, step_of: StepOf) -> None:
     """Keep a group iff dropping it would cost more than the penalty."""
     cost = _weighted_squares(groups, step_of) / 2
     keep = cost > penalty.strength * weights
@@ -88,7 +134,7 @@ def _l0_diagonal_(groups: Groups, penalty: Penalty, weights: Tensor, step_of: St
         groups.scale_(keep.to(cost.dtype))
 
 
-def _l1_diagonal_(groups: Groups, penalty: Penalty, weights: Tensor, step_of: StepOf) -> None:
+def _l1_diagonal_(groups: Groups, penalty: Part, weights: Tensor, step_of: StepOf) -> None:
     """``min_x sum_i (x_i - w_i)^2 / (2 eta_i) + s_g ||x||``, exactly.
 
     With ``t_i = eta_i s_g`` the solution is ``x_i = w_i r / (r + t_i)``, where ``r = ||x||`` is the root of
@@ -140,15 +186,15 @@ def _without_underflow(magnitudes: Tensor) -> Tensor:
     return torch.where(magnitudes.square() > 0, magnitudes, 0.0)
 
 
-def _one_step_a_group_(groups: Groups, penalty: Penalty, weights: Tensor, step_of: StepOf) -> None:
+def _one_step_a_group_(groups: Groups, part: Part, weights: Tensor, step_of: StepOf) -> None:
     """Approximation for the other penalties: the step ``||w||^2 / sum_i (w_i^2 / eta_i)`` for the whole group."""
-    squares = groups.squared_norms()
-    step = torch.where(squares > 0, squares / _weighted_squares(groups, step_of), 0.0)
+    squares, quotients = groups.squared_norms(), _weighted_squares(groups, step_of)
     norms = squares.sqrt()
-    _rescale_(groups, norms, penalty.prox(norms, step * weights))
+    shrunk = _prox_norms(groups, part, weights, norms, lambda at: _one_step(part, squares[at], quotients[at]))
+    _rescale_(groups, norms, shrunk)
 
 
-DIAGONAL: dict[type[Penalty], Callable[[Groups, Penalty, Tensor, StepOf], None]] = {
+DIAGONAL: dict[type[Penalty], Callable[[Groups, Part, Tensor, StepOf], None]] = {
     L0: _l0_diagonal_,
     L1: _l1_diagonal_,
     GroupLasso: _l1_diagonal_,

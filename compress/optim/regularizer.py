@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from compress.errors import ConfigError
 from compress.groups import Groups, find_groups
+from compress.optim.importance import importance
 from compress.optim.metric import steps
-from compress.optim.proximal import prox_groups_, prox_weights_
+from compress.optim.proximal import prox_groups_, prox_weights_, seen_at_once
 from compress.penalties import PENALTIES, Penalty
 
 
@@ -32,7 +33,8 @@ def _macs(groups: Groups) -> Tensor:
 
 GROUP_WEIGHTS: dict[str, Callable[[Groups], Tensor]] = {"none": _equal, "sqrt-size": _sqrt_size, "macs": _macs}
 """How the penalty of a group is weighted: all alike; by the square root of its number of weights; by the
-multiply-accumulates that leave with it, relative to the mean over groups, so that the penalty is what the user pays."""
+multiply-accumulates that leave with it over their mean over groups (so that the mean weight is 1), which makes the
+penalty what the user pays."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Regularizer:
         penalty: a name in ``PENALTIES``, or a penalty.
         granularity: a name in ``compress.groups.GRANULARITIES``.
         strength: factor of the penalty; may be changed at any time (``reg.strength = ...``).
-        example_inputs: what ``forward`` takes; needed for every granularity but ``weight``.
+        example_inputs: what ``forward`` takes; needed for every granularity but ``weight`` and ``kernel``.
         group_weights: a name in ``GROUP_WEIGHTS``; the penalty's own default if not given.
 
     Raises:
@@ -82,9 +84,10 @@ class Regularizer:
         self.group_weights = group_weights or self.penalty.default_group_weights
         if self.group_weights not in GROUP_WEIGHTS:
             raise ConfigError(f"unknown group_weights {self.group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
-        if self.group_weights == "macs" and self.groups.macs is None:
+        if self.group_weights == "macs" and (self.groups.macs is None or not bool((self.groups.macs > 0).any())):
             raise ConfigError(
-                'group_weights "macs" needs groups that can leave the network: granularity filter, coupled.'
+                f'group_weights "macs" needs groups whose removal saves work, got granularity {granularity!r}; '
+                "use filter, channel, bn-scale or coupled."
             )
         self._factors: Tensor | None = None
         self._frozen: list[Tensor] | None = None
@@ -103,8 +106,16 @@ class Regularizer:
     def value(self) -> float:
         """The penalty of the present weights."""
         if self.groups.slices:
-            return float((self._weights() * self.penalty.value(self.groups.squared_norms().sqrt())).sum())
-        return sum(float(self.penalty.value(p.abs()).sum()) for _, p in self.groups.weights)
+            part, norms = self.penalty.on_norms, self.groups.squared_norms().sqrt()
+            seen = seen_at_once(self.groups, part, self._weights())
+            total = sum(float((factor * part.value(norms[at])).sum()) for at, factor in seen)
+            if self.penalty.on_weights is not None:
+                each = self.penalty.on_weights.value
+                total += float(self.groups.gather(lambda own: each(own.parameter.detach().abs())).sum())
+            return total
+        return sum(
+            float(part.value(p.abs().flatten()).sum()) for part in self.penalty.parts for _, p in self.groups.weights
+        )
 
     @torch.no_grad()
     def prox_(self, optimizer: torch.optim.Optimizer) -> None:
@@ -143,17 +154,28 @@ class Regularizer:
         if self._frozen is not None:
             return
         if self.groups.slices:
-            norms = self.groups.squared_norms().sqrt()
-            pull = self._weights() * self.penalty.subgradient(norms)
-            pull = torch.where(norms > 0, pull / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
-            extended = torch.cat((pull, pull.new_zeros(1)))
-            for part in self.groups.slices:
-                if part.parameter.grad is not None:
-                    part.parameter.grad.add_(part.spread(extended) * part.parameter)
-        else:
+            self._pull_groups_()
+        for part in self.penalty.parts:
             for _, parameter in self.groups.weights:
                 if parameter.grad is not None:
-                    parameter.grad.add_(self.penalty.subgradient(parameter.abs()) * parameter.sign())
+                    pull = part.subgradient(parameter.abs().flatten()).reshape(parameter.shape)
+                    parameter.grad.add_(pull * parameter.sign())
+
+    def _pull_groups_(self) -> None:
+        part, norms = self.penalty.on_norms, self.groups.squared_norms().sqrt()
+        pull = torch.zeros(self.groups.count + 1, dtype=norms.dtype, device=norms.device)
+        for at, factor in seen_at_once(self.groups, part, self._weights()):
+            pull[:-1][at] = factor * part.subgradient(norms[at])
+        unit = torch.cat((norms, norms.new_ones(1))).clamp_min(torch.finfo(norms.dtype).tiny).reciprocal()
+        each = self.penalty.on_weights
+        for own in self.groups.slices:
+            w, gradient = own.parameter.detach(), own.parameter.grad
+            if gradient is None:
+                continue
+            gradient.add_(own.spread(pull) * (own.spread(unit) * w))
+            if each is not None:
+                inside = own.broadcast(own.index() < self.groups.count)
+                gradient.add_(inside * each.subgradient(w.abs()) * w.sign())
 
     @torch.no_grad()
     def freeze_(self) -> None:
@@ -171,11 +193,30 @@ class Regularizer:
         return layer_sparsity(self.groups, self.groups.dead())
 
     @torch.no_grad()
+    def dead(self) -> Tensor:
+        """Bool ``[groups]``: those that are exactly zero."""
+        return self.groups.dead()
+
+    @torch.no_grad()
     def dead_share(self) -> float:
         """The share of groups that are exactly zero."""
-        if self.groups.slices:
-            return float(self.groups.dead().float().mean())
-        return sum(int((p == 0).sum()) for _, p in self.groups.weights) / self.groups.count
+        return float(self.groups.dead().double().mean())
+
+    @torch.no_grad()
+    def importance(self, optimizer: torch.optim.Optimizer | None = None) -> Tensor:
+        """What it would cost to drop a group, float64 ``[groups]`` on the CPU (see ``compress.optim.importance``).
+
+        Without an optimiser its metric counts as 1.
+        """
+        parameters = self.groups.parameters
+        taken = [1.0] * len(parameters) if optimizer is None else steps(optimizer, parameters)
+        factors = self._weights() if self.groups.slices else torch.ones((), device=self._device())
+        return importance(self.groups, factors, taken)
+
+    @torch.no_grad()
+    def zero_(self, chosen: Tensor) -> None:
+        """Make groups, bool ``[groups]``, exactly zero."""
+        self.groups.zero_(chosen.to(self._device()))
 
     def _zero_frozen_(self) -> None:
         assert self._frozen is not None
@@ -200,8 +241,8 @@ def layer_sparsity(groups: Groups, dead: Tensor) -> dict[str, LayerSparsity]:
     found: dict[str, LayerSparsity] = {}
     for part in groups.slices:
         if part.layer:
-            member = part.index() < groups.count
-            found[_layer(part.name)] = LayerSparsity(int(extended[part.index()].sum()), int(member.sum()))
+            own = torch.unique(part.index())
+            found[_layer(part.name)] = LayerSparsity(int(extended[own].sum()), int((own < groups.count).sum()))
     return found
 
 

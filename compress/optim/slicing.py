@@ -145,11 +145,13 @@ class _SlicedGroups:
         return new, self.pieces
 
     def _along(self, part: GroupSlice) -> Tensor:
-        """The old group of every index that stays along the slice's dimension."""
+        """The old group of every index that stays along the slice's dimensions."""
         if part.parameter not in self.cut:
             return part.index()
         members = _members(part)[self.cut[part.parameter].positions]
-        return members.movedim(part.dim, 0).flatten(1)[:, 0] if members.ndim > 1 else members
+        own = len(part.dims)
+        members = members.movedim(tuple(part.dims), tuple(range(own)))
+        return members.flatten(own)[..., 0] if members.ndim > own else members
 
     def _smaller(self, part: GroupSlice) -> GroupSlice:
         parameter = self.cut[part.parameter].parameter if part.parameter in self.cut else part.parameter
@@ -175,9 +177,7 @@ class _SlicedGroups:
 
 def _members(part: GroupSlice) -> Tensor:
     """The group of every entry of the slice's parameter, flat: int64 ``[numel]``."""
-    shape = [1] * part.parameter.ndim
-    shape[part.dim] = -1
-    return part.index().reshape(shape).expand(part.parameter.shape).flatten()
+    return part.broadcast(part.index()).expand(part.parameter.shape).flatten()
 
 
 def _share(value: object, old: nn.Parameter, piece: Piece) -> object:

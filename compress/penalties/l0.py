@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compress.penalties.base import Penalty
+from compress.penalties.base import SeparablePenalty, scaled, survivors
 
 
 @dataclass(frozen=True)
-class L0(Penalty):
+class L0(SeparablePenalty):
     """``strength`` for each magnitude that is not zero.
 
     The proximal operator is hard thresholding: keeping ``v`` costs ``step * strength``, dropping it costs ``v^2 / 2``,
@@ -24,11 +24,11 @@ class L0(Penalty):
     pulls: ClassVar[bool] = False
 
     def value(self, z: Tensor) -> Tensor:  # noqa: D102
-        return self.strength * (z > 0).to(z.dtype)
+        return torch.where(z > 0, self.strength, z)
 
     def prox(self, z: Tensor, step: Tensor | float) -> Tensor:  # noqa: D102
-        threshold = torch.sqrt(torch.as_tensor(2.0 * self.strength * step, dtype=z.dtype, device=z.device))
-        return torch.where(z <= threshold, torch.zeros_like(z), z)  # in this order NaN stays NaN, and is seen
+        m = scaled(self.strength, step, z)
+        return survivors(z, m, z > (2 * m).sqrt(), z)
 
     def subgradient(self, z: Tensor) -> Tensor:  # noqa: D102
-        return torch.zeros_like(z)
+        return z * 0

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compress.penalties.base import Penalty
+from compress.penalties.base import SeparablePenalty
 
 
 @dataclass(frozen=True)
-class L1(Penalty):
+class L1(SeparablePenalty):
     """``strength * z``; the proximal operator is soft thresholding, ``max(z - step * strength, 0)``.
 
     Source: Daubechies, Defrise and De Mol 2004. On group norms this is the group lasso with equal group weights.
@@ -25,7 +25,7 @@ class L1(Penalty):
         return torch.clamp_min(z - self.strength * step, 0.0)
 
     def subgradient(self, z: Tensor) -> Tensor:  # noqa: D102
-        return self.strength * (z > 0).to(z.dtype)
+        return torch.where(z > 0, self.strength, z)
 
 
 @dataclass(frozen=True)

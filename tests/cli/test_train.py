@@ -65,7 +65,8 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
     ("arguments", "faults"),
     [
         bad("--model", "lenet6", "--dataset", "mnits", faults=("known: lenet5, vgg11", "fashion-mnist")),
-        bad("--penalty", "l7", "--granularity", "row", faults=("known: l0, l1", "known: weight, filter, coupled")),
+        bad("--penalty", "l7", "--granularity", "row", faults=("known: l0, l1", "known: weight, kernel")),
+        bad("--penalty", "lp", "--set", "penalty.p=2", faults=("penalty.p: got 2", "above 0 and below 1")),
         bad("--compact-every", "-1", faults=("penalty.compact_every: got -1; expected greater than or equal to 0",)),
         bad("--strength", "-1", faults=("penalty.strength: got -1.0; expected greater than or equal to 0",)),
         bad("--set", "optimizer.lrr=1", faults=("optimizer.lrr: unknown key (did you mean optimizer.lr?)",)),

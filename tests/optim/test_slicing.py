@@ -206,3 +206,37 @@ def test_single_weights_are_counted_anew():
     assert (before.groups.count, after.groups.count) == (42, 34)
     assert [len(new) for new in pieces.values()] == [1, 1, 1]
     assert torch.equal(dict(after.groups.weights)["second.weight"], expected.second.weight[:, [0, 2, 3]])
+
+
+class Convolutions(nn.Module):
+    """2 channels of ``first`` are read by 3 filters of ``second``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.second(self.first(x).relu()).relu().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(("granularity", "before", "after"), [("kernel", 2 + 6, 1 + 3), ("channel", 2 + 3, 1 + 3)])
+def test_kernels_and_input_channels_leave_with_the_channel_they_read(granularity: str, before: int, after: int):
+    torch.manual_seed(0)
+    net = Convolutions()
+    with torch.no_grad():
+        net.second.weight[:, 0] = 0.0
+        net.first.weight[0] = 0.0
+    reg = Regularizer(net, "l1", granularity, 0.3, example_inputs=(torch.zeros(1, 1, 8, 8),))
+    assert reg.groups.count == before
+    stays = torch.tensor([1])
+    cut = {
+        net.first.weight: Piece.taken(net.first.weight, torch.arange(18).reshape(2, 1, 3, 3)[stays]),
+        net.first.bias: Piece.taken(net.first.bias, stays),
+        net.second.weight: Piece.taken(net.second.weight, torch.arange(54).reshape(3, 2, 3, 3)[:, stays]),
+    }
+    value = reg.value()
+    smaller, _ = sliced(reg, cut)
+    assert smaller.groups.count == after
+    assert unread(smaller) == []
+    assert smaller.value() == pytest.approx(value, rel=1e-6)

@@ -77,7 +77,7 @@ def test_every_shape_parameter_of_a_penalty_is_a_key():
     ("settings", "fault"),
     [
         (("penalty.name=lp", "penalty.p=1.5"), "penalty.p: got 1.5; expected a finite number above 0 and below 1"),
-        (("penalty.name=scad", "penalty.a=2"), "penalty.a: got 2.0; expected a finite number above 2"),
+        (("penalty.name=scad", "penalty.a=2"), "penalty.a: got 2; expected a finite number above 2"),
         (("penalty.name=mcp", "penalty.a=nan"), "penalty.a: got nan; expected a finite number above 0"),
         (("penalty.name=mcp", "penalty.p=0.5"), "penalty.p: got 0.5; mcp has no such parameter; it has: a"),
         (("penalty.name=l0", "penalty.eps=0.5"), "penalty.eps: got 0.5; l0 has no such parameter; leave it out"),
