@@ -24,6 +24,8 @@ from pydantic import (
 from compress.errors import ConfigError
 
 NO_PENALTY = "none"
+HARD_CONCRETE = "hard-concrete"
+"""Stochastic gates in place of a penalty (see ``compress.optim.gates``)."""
 
 
 def _models() -> Iterable[str]:
@@ -41,7 +43,7 @@ def _datasets() -> Iterable[str]:
 def _penalties() -> Iterable[str]:
     from compress.penalties import PENALTIES
 
-    return [*PENALTIES, NO_PENALTY]
+    return [*PENALTIES, HARD_CONCRETE, NO_PENALTY]
 
 
 def _granularities() -> Iterable[str]:
@@ -196,7 +198,7 @@ class PenaltySection(Section):
     """``[penalty]``: what drives channels to exact zeros.
 
     Attributes:
-        name: A name of ``compress.penalties.PENALTIES``, or ``none``.
+        name: A name of ``compress.penalties.PENALTIES``, ``hard-concrete``, or ``none``.
         granularity: A name of ``compress.groups.GRANULARITIES``: which weights live and die together.
         strength: Factor of the penalty in the objective.
         p, a, eps, l1_share: Shape parameters of the penalties that have them; by default the penalty's own. Without a
@@ -207,6 +209,7 @@ class PenaltySection(Section):
         warmup_epochs: Epochs over which the strength rises linearly from zero.
         epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
             the penalty stays to the end, or with a budget for half of all epochs.
+        gate_lr_factor: Learning rate of hard-concrete gates over that of the weights.
         budget: Corrects the strength on the way, so that training ends at a given size.
         compact_every: Epochs from one compaction to the next; 0 for none before the end. A compaction takes out of the
             network what is dead, so that the following epochs are shorter; what has left cannot come back.
@@ -225,6 +228,7 @@ class PenaltySection(Section):
     warmup_epochs: NotNegative = 0.0
     epochs: PositiveInt | None = None
     compact_every: Annotated[int, Field(ge=0)] = 0
+    gate_lr_factor: Positive = 10.0
     budget: BudgetSection | None = None
 
     def shape(self) -> dict[str, float]:
@@ -338,6 +342,19 @@ class Config(Section):
             raise ValueError(
                 "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_are_alone(self) -> Config:
+        penalty = self.penalty
+        if penalty.name == HARD_CONCRETE:
+            for key, meaningless in (
+                ("budget", penalty.budget is not None),
+                ("compact_every", penalty.compact_every > 0),
+                ("mode", penalty.mode != "prox"),
+            ):
+                if meaningless:
+                    raise ValueError(f"penalty.{key}: gates are folded when the penalty ends; leave it out")
         return self
 
     @model_validator(mode="after")

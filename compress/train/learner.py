@@ -15,14 +15,18 @@ from torch.nn import functional as F
 
 import compress
 from compress.errors import CompressError
+from compress.optim import HardConcrete
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
 from compress.penalties import PENALTIES
 from compress.surgery import Plan
 from compress.train.budget import Budget
 from compress.train.checkpoint import State
 from compress.train.compaction import cut_, plan_from_state, plan_to_state
-from compress.train.config import NO_PENALTY, Config
+from compress.train.config import HARD_CONCRETE, NO_PENALTY, Config
 from compress.train.optimizers import build_optimizer
+
+LR_FACTOR = "lr_factor"
+"""Key of a parameter group of the optimizer: its learning rate over that of the others."""
 
 
 class DivergenceError(CompressError):
@@ -48,6 +52,7 @@ class Learner:
     """A model with the optimizer and the penalty that move it.
 
     Attributes:
+        network: What computes: the model, or the model with its gates.
         frozen: Whether dead groups stay dead and the others train without penalty.
         plans: Of all compactions so far, in their order.
 
@@ -57,6 +62,7 @@ class Learner:
         regularizer: None to train without penalty.
         subgradient: Add the penalty's subgradient to the gradient instead of taking a proximal step.
         budget: What corrects the strength, so that training ends at a given size.
+        gates: Of the model, in place of a penalty; then ``regularizer`` acts only after they are folded.
     """
 
     def __init__(
@@ -67,11 +73,14 @@ class Learner:
         *,
         subgradient: bool = False,
         budget: Budget | None = None,
+        gates: HardConcrete | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.regularizer = regularizer
         self.budget = budget
+        self.gates = gates
+        self.network: nn.Module = model if gates is None else gates
         self.frozen = False
         self.plans: list[Plan] = []
         self._subgradient = subgradient
@@ -84,19 +93,22 @@ class Learner:
             DivergenceError: The loss is NaN or infinite; the weights are those from before the step.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get(LR_FACTOR, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.model(images)
+        logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
         result = StepResult(loss.item(), int((logits.argmax(1) == labels).sum()), len(labels))
         if not math.isfinite(result.loss):
             raise DivergenceError(f"the loss is {result.loss}")
+        if self.gates is not None:
+            self.gates.strength = strength
+            loss = loss + self.gates.penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         self._move(strength)
         return result
 
     def _move(self, strength: float) -> None:
-        if self.regularizer is None:
+        if self.regularizer is None or (self.gates is not None and not self.gates.folded):
             self.optimizer.step()
             return
         for weights in self._unread():
@@ -118,14 +130,18 @@ class Learner:
             self.budget.check_(self.regularizer, self.optimizer, time_epochs)
 
     def freeze_(self) -> None:
-        """From now on dead groups stay dead, and the others train without penalty; a budget is met here."""
-        self.meet_budget_()
+        """From now on dead groups stay dead, and the others train without penalty."""
+        self.settle_()
         self._keep_dead_()
 
-    def meet_budget_(self) -> None:
-        """Make zero what the budget, if there is one, does not need."""
-        if self.budget is not None and self.regularizer is not None and not self.frozen:
+    def settle_(self) -> None:
+        """Make exact zeros of what the penalty has left open: what the budget does not need, and closed gates."""
+        if self.regularizer is None or self.frozen:
+            return
+        if self.budget is not None:
             self.budget.land_(self.regularizer, self.optimizer)
+        if self.gates is not None:
+            self.gates.fold_()
 
     def _keep_dead_(self) -> None:
         if self.regularizer is not None and not self.frozen:
@@ -154,6 +170,8 @@ class Learner:
         """Share of the penalty's groups that are exactly zero, or have left; None without penalty."""
         if self.regularizer is None:
             return None
+        if self.gates is not None:
+            return self.gates.closed_share()
         count = self.regularizer.groups.count
         left = self._groups_at_start - count
         return (left + self.regularizer.dead_share() * count) / self._groups_at_start
@@ -162,7 +180,8 @@ class Learner:
         """Groups that are not zero, by layer; None without penalty."""
         if self.regularizer is None:
             return None
-        return {layer: count.total - count.dead for layer, count in self.regularizer.sparsity().items()}
+        acting = self.regularizer if self.gates is None else self.gates
+        return {layer: count.total - count.dead for layer, count in acting.sparsity().items()}
 
     def state(self) -> State:
         """What ``load_state_`` needs; tensors are shared with the model, not copied."""
@@ -173,6 +192,7 @@ class Learner:
             "unread": [weights.detach() for weights in self._unread()],
             "optimizer": self.optimizer.state_dict(),
             "budget": None if self.budget is None else self.budget.state(),
+            "gates": None if self.gates is None else self.gates.gate_state(),
         }
 
     def load_state_(self, state: State) -> None:
@@ -186,6 +206,8 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self.budget is not None:
             self.budget.load_state_(state["budget"])
+        if self.gates is not None:
+            self.gates.load_gate_state_(state["gates"])
         if state["frozen"]:
             self._keep_dead_()
         for weights, value in zip(self._unread(), state["unread"], strict=True):
@@ -205,16 +227,33 @@ def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:
         example: Images ``[1, C, H, W]`` on the same device; the model is traced with them.
     """
     penalty = config.penalty
-    regularizer, budget = None, None
-    if penalty.name != NO_PENALTY:
-        regularizer = compress.Regularizer(
-            model,
-            penalty=PENALTIES[penalty.name](penalty.strength, **penalty.shape()),
-            granularity=penalty.granularity,
-            example_inputs=(example,),
-            group_weights=penalty.group_weights,
-        )
-        if penalty.budget is not None:
-            budget = Budget(model, regularizer, config, example)
     optimizer = build_optimizer(model, config.optimizer)
+    if penalty.name == NO_PENALTY:
+        return Learner(model, optimizer, None)
+    if penalty.name == HARD_CONCRETE:
+        return _gated(config, model, optimizer, example)
+    regularizer = compress.Regularizer(
+        model,
+        penalty=PENALTIES[penalty.name](penalty.strength, **penalty.shape()),
+        granularity=penalty.granularity,
+        example_inputs=(example,),
+        group_weights=penalty.group_weights,
+    )
+    budget = None if penalty.budget is None else Budget(model, regularizer, config, example)
     return Learner(model, optimizer, regularizer, subgradient=penalty.mode == "subgradient", budget=budget)
+
+
+def _gated(config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, example: Tensor) -> Learner:
+    penalty = config.penalty
+    gates = HardConcrete(
+        model,
+        penalty.granularity,
+        penalty.strength,
+        example_inputs=(example,),
+        group_weights=penalty.group_weights or "none",
+    )
+    optimizer.add_param_group(
+        {"params": [gates.log_alpha], "weight_decay": 0.0, LR_FACTOR: penalty.gate_lr_factor},
+    )
+    after = compress.Regularizer(model, "l0", penalty.granularity, 0.0, example_inputs=(example,))
+    return Learner(model, optimizer, after, gates=gates)

@@ -141,7 +141,7 @@ class Trainer:
         while not self.complete:
             self._train_epoch(view, should_stop)
             if self.position.epoch + 1 == self._config.penalty_epochs == self._config.schedule.epochs:
-                self.learner.meet_budget_()
+                self.learner.settle_()
             record = self._validate()
             self.position.next_epoch(record["validation_accuracy"])
             compaction = self._compact_when_due()
@@ -198,7 +198,7 @@ class Trainer:
         at = self.position
         schedule, seed = self._config.schedule, self._config.run.seed
         self._freeze_when_due()
-        self.learner.model.train()
+        self.learner.network.train()
         before_s = time.monotonic() - at.seconds
         order = batches(len(self._data.train), schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step)
         for indices in order:
@@ -265,7 +265,7 @@ class Trainer:
     def _validate(self) -> Record:
         at = self.position
         lr, strength = self._rates()
-        score = evaluate(self.learner.model, self._data.validation, self._inputs)
+        score = evaluate(self.learner.network, self._data.validation, self._inputs)
         if not math.isfinite(score.loss):
             raise DivergenceError(
                 f"the validation loss is {score.loss} after epoch {at.epoch + 1} (learning rate {lr:g}); "
