@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from compress.groups import Groups, GroupSlice
+from compress.groups import Groups
+from compress.optim.blocks import Passes
 from compress.optim.metric import Step
+from compress.optim.proximal import weighted_squares
 
 
 def importance(groups: Groups, weights: Tensor, steps: list[Step]) -> Tensor:
@@ -19,19 +23,14 @@ def importance(groups: Groups, weights: Tensor, steps: list[Step]) -> Tensor:
         weights: ``[groups]``; for single weights one number for all.
         steps: of each parameter, in the order of ``groups.parameters``.
     """
-    if not groups.slices:
-        pairs = zip(groups.weights, steps, strict=True)
-        found = torch.cat([_worth(parameter.detach(), step).flatten() for (_, parameter), step in pairs])
+    taken = [step if step.rate > 0 else dataclasses.replace(step, rate=1.0) for step in steps]
+    if groups.slices:
+        _, found = weighted_squares(Passes(groups, taken))
     else:
-        by_slice = {id(part): step for part, step in zip(groups.slices, steps, strict=True)}
-
-        def worth(part: GroupSlice) -> Tensor:
-            return _worth(part.parameter.detach(), by_slice[id(part)])
-
-        found = groups.gather(worth)
+        pairs = zip(groups.weights, taken, strict=True)
+        found = torch.cat([_worth(parameter.detach(), step).flatten() for (_, parameter), step in pairs])
     return (found / weights).double().cpu()
 
 
 def _worth(w: Tensor, step: Step) -> Tensor:
-    eta = torch.as_tensor(step, dtype=w.dtype, device=w.device)
-    return w.square() / torch.where(eta > 0, eta, 1.0)
+    return w.square() * step.denominator(lambda tensor: tensor, torch.empty_like(w)) / step.rate

@@ -9,7 +9,9 @@ Optimisers that move all coordinates alike have one number, their learning rate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,33 +19,66 @@ from torch import Tensor, nn
 
 from compress.errors import ConfigError
 
-Step = float | Tensor
-"""``eta``: one number, or a tensor of the parameter's shape."""
+
+@dataclass(frozen=True)
+class Step:
+    """``eta`` of one parameter: ``rate / (sqrt(square - mean^2) + eps)``, or the ``rate`` alone.
+
+    Attributes:
+        rate: a number, at least 0; 0 where nothing moves.
+        square: average of squared gradients, in the parameter's shape, if coordinates have steps of their own.
+        mean: average of gradients, if the square is to be centred.
+        eps: what keeps the step finite.
+    """
+
+    rate: float
+    square: Tensor | None = None
+    mean: Tensor | None = None
+    eps: float = 0.0
+
+    def denominator(self, cut: Callable[[Tensor], Tensor], out: Tensor) -> Tensor:
+        """``rate / eta`` of some coordinates; 1 where nothing divides.
+
+        Args:
+            cut: takes them out of a tensor of the parameter's shape.
+            out: in their shape; the result is written to it.
+        """
+        if self.square is None:
+            return out.fill_(1.0)
+        if self.mean is None:
+            torch.sqrt(cut(self.square), out=out)
+        else:
+            # torch's own expression; a variance that rounds to less than 0 is one of 0
+            mean = cut(self.mean)
+            torch.addcmul(cut(self.square), mean, mean, value=-1, out=out).clamp_min_(0.0).sqrt_()
+        return out.add_(self.eps) if self.eps else out.clamp_min_(torch.finfo(out.dtype).tiny)
+
+    def eta(self, cut: Callable[[Tensor], Tensor], out: Tensor) -> Tensor | float:
+        """The step of some coordinates (as in ``denominator``), or the one number of all."""
+        if self.square is None:
+            return self.rate
+        return torch.div(torch.tensor(self.rate, dtype=out.dtype), self.denominator(cut, out), out=out)
 
 
 def _sgd(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
     del state
-    return float(group["lr"])
+    return Step(float(group["lr"]))
 
 
 def _rmsprop(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
     if "square_avg" not in state:
-        return 0.0
-    average: Tensor = state["square_avg"]
-    if group["centered"]:
-        # torch's own expression; a variance that rounds to less than 0 is one of 0
-        average = average.addcmul(state["grad_avg"], state["grad_avg"], value=-1).clamp_min(0.0)
-    step: Tensor = float(group["lr"]) / (average.sqrt() + group["eps"])
-    return step
+        return Step(0.0)
+    mean = state["grad_avg"] if group["centered"] else None
+    return Step(float(group["lr"]), state["square_avg"], mean, group["eps"])
 
 
 def _adam(group: Mapping[str, Any], state: Mapping[str, Any]) -> Step:
     if "exp_avg_sq" not in state:
-        return 0.0
+        return Step(0.0)
     average: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-    correction = 1.0 - float(group["betas"][1]) ** float(state["step"])
-    step: Tensor = float(group["lr"]) / ((average / correction).sqrt() + group["eps"])
-    return step
+    # lr / (sqrt(average / c) + eps), with c the correction for the average's start at 0
+    root = math.sqrt(1.0 - float(group["betas"][1]) ** float(state["step"]))
+    return Step(float(group["lr"]) * root, average, None, group["eps"] * root)
 
 
 METRICS: dict[type[torch.optim.Optimizer], Callable[[Mapping[str, Any], Mapping[str, Any]], Step]] = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.errors import ConfigError
 from compress.groups import Groups, find_groups
 from compress.optim.importance import importance
-from compress.optim.metric import steps
+from compress.optim.metric import Step, steps
 from compress.optim.proximal import prox_groups_, prox_weights_, seen_at_once
 from compress.penalties import PENALTIES, Penalty
 
@@ -209,7 +209,7 @@ class Regularizer:
         Without an optimiser its metric counts as 1.
         """
         parameters = self.groups.parameters
-        taken = [1.0] * len(parameters) if optimizer is None else steps(optimizer, parameters)
+        taken = [Step(1.0)] * len(parameters) if optimizer is None else steps(optimizer, parameters)
         factors = self._weights() if self.groups.slices else torch.ones((), device=self._device())
         return importance(self.groups, factors, taken)
 

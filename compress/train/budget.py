@@ -31,7 +31,7 @@ CHECKS_PER_EPOCH = 10
 TOLERANCE = 0.01
 """How near the landing comes to the target, as a share of it, where whole channels allow; half of what is promised."""
 
-GAIN, STEEPEST, HELD, SLACK = 60.0, 1.0, 0.1, 0.02
+GAIN, STEEPEST, HELD, SLACK = 400.0, 1.0, 0.1, 0.02
 """How the logarithm of the strength follows the excess over the plan, as a share of the whole way: by ``GAIN`` times it
 over all checks together, by ``STEEPEST`` at most at one; down by ``HELD`` where reserved groups had to be held back
 although the excess is no more than ``SLACK``."""

@@ -40,12 +40,20 @@ SINGLE_TOLERANCE = 1e-5
 """Relative excess of the objective of float32 results over that of float64 results."""
 
 
+Eta = float | Tensor
+
+
+def step_of(eta: Eta) -> Step:
+    """The step of an optimiser with this ``eta``."""
+    return Step(eta) if isinstance(eta, float) else Step(1.0, eta.reciprocal().square())
+
+
 @dataclass
 class Problem:
     """Random groups over several parameters, with the metric of a step that has just been taken."""
 
     groups: Groups
-    steps: list[Step]
+    steps: list[Eta]
     weights: Tensor
     before: list[Tensor]
 
@@ -77,26 +85,24 @@ def problem(
 
     count = 4
     slices: list[GroupSlice] = []
-    steps: list[Step] = []
+    steps: list[Eta] = []
     for name, shape, dim in (("conv", (5, 2, 3), 0), ("scale", (6,), 0), ("columns", (2, 7), 1)):
         w = uniform(-1, 1, *shape) * 10 ** uniform(-3, 2, *shape)
         eta = 10 ** uniform(*eta_exponents, *shape)
         if zeros:
             w *= uniform(0, 1, *shape) > 0.2
-        if unmoved:
-            eta *= uniform(0, 1, *shape) > 0.2
         ids = torch.randint(0, count + 1, (shape[dim],), generator=random)  # `count` is in no group
         if zeros:
             w.movedim(dim, 0)[ids == 0] = 0.0
         slices.append(GroupSlice(name, nn.Parameter(w.to(dtype)), dim, ids, layer=False))
-        steps.append(eta.to(dtype))
+        steps.append(0.0 if unmoved and bool(uniform(0, 1) > 0.6) else eta.to(dtype))
     groups = Groups(count, tuple(slices))
     return Problem(groups, steps, groups.sizes().sqrt(), [part.parameter.detach().clone() for part in slices])
 
 
 def apply(p: Problem, penalty: Penalty) -> None:
     with torch.no_grad():
-        prox_groups_(p.groups, penalty, p.weights, p.steps)
+        prox_groups_(p.groups, penalty, p.weights, [step_of(eta) for eta in p.steps])
 
 
 def distance(w: np.ndarray, x: np.ndarray, eta: np.ndarray) -> float:
@@ -171,7 +177,7 @@ def test_l1_in_float32_is_as_good_as_in_float64(seed: int, strength: float, unmo
     double = problem(seed, dtype=torch.float64, eta_exponents=(-8, 3), unmoved=unmoved)
     for part, before in zip(double.groups.slices, single.before, strict=True):
         part.parameter.data.copy_(before)
-    double.steps = [torch.as_tensor(step).double() for step in single.steps]
+    double.steps = [eta if isinstance(eta, float) else eta.double() for eta in single.steps]
     double.before = [before.double() for before in single.before]
     apply(single, L1(strength))
     apply(double, L1(strength))
@@ -190,7 +196,7 @@ def test_l1_does_not_overflow_where_steps_are_tiny() -> None:
     w = nn.Parameter(torch.tensor([1.0, -2.0]))
     groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, L1(1e-8), torch.ones(1), [torch.tensor([1e-8, 1e-7])])
+        prox_groups_(groups, L1(1e-8), torch.ones(1), [step_of(torch.tensor([1e-8, 1e-7]))])
     assert w.tolist() == [1.0, -2.0]
 
 
@@ -199,7 +205,7 @@ def test_l1_survives_next_to_a_coordinate_with_a_huge_step() -> None:
     w = nn.Parameter(torch.tensor([1e-9, 0.9999999], dtype=torch.float64))
     groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, L1(1.0), torch.ones(1), [torch.tensor([1e-8, 1.0], dtype=torch.float64)])
+        prox_groups_(groups, L1(1.0), torch.ones(1), [step_of(torch.tensor([1e-8, 1.0], dtype=torch.float64))])
     x, norm = w.detach(), float(w.detach().norm())
     assert norm > 0
     residual = x - torch.tensor([1e-9, 0.9999999], dtype=torch.float64) + torch.tensor([1e-8, 1.0]) * x / norm
@@ -208,12 +214,13 @@ def test_l1_survives_next_to_a_coordinate_with_a_huge_step() -> None:
 
 def test_l1_is_not_misled_by_a_weight_whose_square_underflows() -> None:
     # two weights of 0.8 at a threshold of 1 survive together: 2 (0.8 / (r + 1))^2 = 1
-    w = nn.Parameter(torch.tensor([1e-30, 0.8, 0.8]))
-    groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(3, dtype=torch.int64), layer=True),))
+    w, still = nn.Parameter(torch.tensor([0.8, 0.8])), nn.Parameter(torch.tensor([1e-30]))
+    parts = [(w, torch.zeros(2, dtype=torch.int64)), (still, torch.zeros(1, dtype=torch.int64))]
+    groups = Groups(1, tuple(GroupSlice("w", p, 0, ids, layer=True) for p, ids in parts))
     with torch.no_grad():
-        prox_groups_(groups, L1(1.0), torch.ones(1), [torch.tensor([0.0, 1.0, 1.0])])
+        prox_groups_(groups, L1(1.0), torch.ones(1), [step_of(torch.tensor([1.0, 1.0])), step_of(0.0)])
     r = 0.8 * 2**0.5 - 1
-    assert w[1:].tolist() == pytest.approx([0.8 * r / (r + 1)] * 2, rel=1e-5)
+    assert w.tolist() == pytest.approx([0.8 * r / (r + 1)] * 2, rel=1e-5)
 
 
 # --- a step for each coordinate: l1 on weights and on norms ---------------------------------------------------------
@@ -290,7 +297,7 @@ def test_a_layerwise_penalty_acts_on_the_norms_of_each_layer_with_their_mean_wei
     groups, weights = two_layers()
     before = groups.squared_norms().sqrt()
     with torch.no_grad():
-        prox_groups_(groups, penalty, weights, [0.5] * 3)
+        prox_groups_(groups, penalty, weights, [step_of(0.5)] * 3)
     expected = torch.cat((penalty.prox(before[:3], 0.5 * 2.0), penalty.prox(before[3:], 0.5 * 1.5)))
     torch.testing.assert_close(groups.squared_norms().sqrt(), expected, rtol=1e-12, atol=0)
 
@@ -299,15 +306,12 @@ def test_a_layerwise_penalty_acts_on_the_norms_of_each_layer_with_their_mean_wei
 def test_a_layerwise_penalty_takes_one_step_a_layer_that_keeps_the_weighted_norm(penalty: Penalty) -> None:
     groups, weights = two_layers()
     before = groups.squared_norms().sqrt()
-    steps: list[Step] = [10 ** torch.randn_like(part.parameter.detach()) for part in groups.slices]
-    quotients = [
-        (part.parameter.detach().square() / torch.as_tensor(step)).sum()
-        for part, step in zip(groups.slices, steps, strict=True)
-    ]
+    etas = [10 ** torch.randn_like(part.parameter.detach()) for part in groups.slices]
+    quotients = [(part.parameter.detach().square() / eta).sum() for part, eta in zip(groups.slices, etas, strict=True)]
     first = before[:3].square().sum() / (quotients[0] + quotients[1])
     second = before[3:].square().sum() / quotients[2]
     with torch.no_grad():
-        prox_groups_(groups, penalty, weights, steps)
+        prox_groups_(groups, penalty, weights, [step_of(eta) for eta in etas])
     expected = torch.cat((penalty.prox(before[:3], first * 2.0), penalty.prox(before[3:], second * 1.5)))
     torch.testing.assert_close(groups.squared_norms().sqrt(), expected, rtol=1e-12, atol=0)
 
@@ -318,7 +322,7 @@ def test_a_layerwise_penalty_on_single_weights_sees_each_parameter(penalty: Pena
     before, eta = w.detach().clone(), 10 ** torch.randn(4, 3).double()
     step = before.square().sum() / (before.square() / eta).sum()
     with torch.no_grad():
-        prox_weights_(Groups(24, weights=(("w", w), ("other", other))), penalty, [eta, 0.0])
+        prox_weights_(Groups(24, weights=(("w", w), ("other", other))), penalty, [step_of(eta), step_of(0.0)])
     expected = penalty.prox(before.abs().flatten(), step).reshape(4, 3) * before.sign()
     torch.testing.assert_close(w.detach(), expected, rtol=1e-12, atol=0)
 
@@ -326,7 +330,7 @@ def test_a_layerwise_penalty_on_single_weights_sees_each_parameter(penalty: Pena
 def test_both_parts_of_sparse_group_lasso_act_on_single_weights() -> None:
     w = nn.Parameter(torch.tensor([-1.0, 0.2, 0.5], dtype=torch.float64))
     with torch.no_grad():
-        prox_weights_(Groups(3, weights=(("w", w),)), SparseGroupLasso(1.0, 0.25), [0.3])
+        prox_weights_(Groups(3, weights=(("w", w),)), SparseGroupLasso(1.0, 0.25), [step_of(0.3)])
     assert w.tolist() == pytest.approx([-0.7, 0.0, 0.2])
 
 
@@ -336,7 +340,7 @@ def test_a_group_along_two_dimensions_is_one_group() -> None:
     groups = Groups(4, (GroupSlice("w", w, 0, torch.tensor([[0, 1], [2, 4]]), layer=True),))
     assert groups.squared_norms()[:3].tolist() == pytest.approx([25.0, 0.02, 1.0])
     with torch.no_grad():
-        prox_groups_(groups, MCP(1.0, 3.0), torch.ones(4), [0.5])
+        prox_groups_(groups, MCP(1.0, 3.0), torch.ones(4), [step_of(0.5)])
     assert w[0].tolist() == [[3.0, 4.0], [0.0, 0.0]]
     assert w[1].tolist() == [[0.0, pytest.approx(0.6)], [0.0, 0.0]]
 
@@ -368,7 +372,7 @@ def test_l0_keeps_a_group_with_a_weight_that_has_not_been_stepped() -> None:
     ids = torch.tensor([0, 1])
     groups = Groups(2, (GroupSlice("a", a, 0, ids, layer=True), GroupSlice("b", b, 0, ids, layer=False)))
     with torch.no_grad():
-        prox_groups_(groups, L0(10.0), torch.ones(2), [torch.ones(2, 1), 0.0])
+        prox_groups_(groups, L0(10.0), torch.ones(2), [step_of(torch.ones(2, 1)), step_of(0.0)])
     assert a.tolist() == [[pytest.approx(0.1)], [0.0]]
     assert b.tolist() == [pytest.approx(0.1), 0.0]
 
@@ -436,7 +440,7 @@ def test_other_penalties_take_one_step_a_group_that_keeps_the_weighted_norm(seed
 @pytest.mark.parametrize("steps", [[0.1] * 3, [0.0] * 3, [0.1, 0.2, 0.0], None], ids=str)
 @pytest.mark.parametrize("strength", [0.0, 1e-3, 1e6])
 def test_all_zero_groups_stay_zero_and_nothing_becomes_nan(
-    cls: type[Penalty], steps: list[Step] | None, strength: float
+    cls: type[Penalty], steps: list[Eta] | None, strength: float
 ) -> None:
     p = problem(3, dtype=torch.float32)
     for part in p.groups.slices:
@@ -448,23 +452,24 @@ def test_all_zero_groups_stay_zero_and_nothing_becomes_nan(
 
 @pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
 @pytest.mark.parametrize("steps", [0.1, torch.tensor([0.1, 0.2])], ids=["one", "each"])
-def test_a_group_whose_squares_underflow_becomes_exactly_zero(cls: type[Penalty], steps: Step) -> None:
+def test_a_group_whose_squares_underflow_becomes_exactly_zero(cls: type[Penalty], steps: Eta) -> None:
     w = nn.Parameter(torch.tensor([[1e-30, 2e-30], [3.0, 4.0]]))
     groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
     assert groups.dead().tolist() == [False, False]
+    each = step_of(steps if isinstance(steps, float) else steps.expand(2, 2))
     with torch.no_grad():
-        prox_groups_(groups, cls(0.1), torch.ones(2), [steps if isinstance(steps, float) else steps.expand(2, 2)])
+        prox_groups_(groups, cls(0.1), torch.ones(2), [each])
     assert groups.dead().tolist() == [True, False]
     assert w[0].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
 @pytest.mark.parametrize("step", [0.1, torch.full((2, 2), 0.1)], ids=["one", "each"])
-def test_nan_is_not_hidden_in_a_dead_group(cls: type[Penalty], step: Step) -> None:
+def test_nan_is_not_hidden_in_a_dead_group(cls: type[Penalty], step: Eta) -> None:
     w = nn.Parameter(torch.tensor([[float("nan"), 1.0], [3.0, 4.0]]))
     groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, cls(0.1), torch.ones(2), [step])
+        prox_groups_(groups, cls(0.1), torch.ones(2), [step_of(step)])
     assert bool(w[0].isnan().any())
     assert bool(w[1].isfinite().all()) or issubclass(cls, LayerwisePenalty)  # which mixes the groups of a layer
 
@@ -481,7 +486,7 @@ def test_single_weights_after_rmsprop_get_the_scalar_operator_each_with_its_own_
     moved = weight.detach().clone()
     eta = lr / (((1 - alpha) * gradient.square()).sqrt() + eps)
     with torch.no_grad():
-        prox_weights_(Groups(60, weights=(("w", weight),)), cls(strength), [eta])
+        prox_weights_(Groups(60, weights=(("w", weight),)), cls(strength), [step_of(eta)])
     scalar = [
         [float(cls(strength).prox(abs(w).reshape(1), float(e))) * float(w.sign()) for w, e in zip(ws, es, strict=True)]
         for ws, es in zip(moved, eta, strict=True)
@@ -496,6 +501,6 @@ def test_groups_in_half_precision_are_summed_in_float32() -> None:
     assert groups.sizes().tolist() == [1027.0, 1027.0]
     assert groups.squared_norms().sqrt().tolist() == pytest.approx([float(w[0].detach().double().norm())] * 2, rel=1e-2)
     with torch.no_grad():
-        prox_groups_(groups, L1(0.1), torch.tensor([1.0, 1e-3]), [torch.full_like(w, 1.0)])
+        prox_groups_(groups, L1(0.1), torch.tensor([1.0, 1e-3]), [step_of(torch.full_like(w, 1.0))])
     assert w.dtype == torch.bfloat16
     assert groups.dead().tolist() == [True, False]
