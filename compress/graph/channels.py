@@ -66,21 +66,37 @@ class Selection:
     entries: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operation:
     """One operation of the network, for comparison with the same one of a compact network.
 
     Attributes:
         name: the op.
         where: the path of the module whose forward runs it.
-        numbers: its numbers, except those that are sizes and follow the number of channels by intent.
-        classes: int64, the classes of channels that its results hold; no part of what makes two operations equal.
+        numbers: the numbers among its arguments, and the shape of its result.
+        sizes: which of ``numbers`` may follow the number of channels.
+        made: the tensors that it reads and that ``forward`` made itself.
+        reads: positions of the operations whose results it reads.
+        classes: int64, the classes of channels that its results hold.
     """
 
     name: str
-    where: str = field(compare=False)
+    where: str
     numbers: tuple[float, ...]
-    classes: Tensor = field(compare=False)
+    sizes: frozenset[int]
+    made: tuple[Tensor, ...]
+    reads: tuple[int, ...]
+    classes: Tensor
+
+    def same(self, other: Operation) -> bool:
+        """Whether ``other``, of a compact network, is this operation on fewer channels."""
+        if (self.name, len(self.numbers), len(self.made)) != (other.name, len(other.numbers), len(other.made)):
+            return False
+        numbers = enumerate(zip(self.numbers, other.numbers, strict=True))
+        made = zip(self.made, other.made, strict=True)
+        return all(i in self.sizes or a == b for i, (a, b) in numbers) and all(
+            a.dtype == b.dtype and torch.equal(a, b) for a, b in made
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,6 @@ class ChannelGraph:
         norms: running means (state names) of the BatchNorms that are used once.
         constant_output: whether the network returns the same for every input.
         lost: class -> where its constant was lost, and why.
-        depends_on_size: whether some constant other than 0 holds at this input size, and perhaps at no other.
     """
 
     classes: Classes
@@ -120,7 +135,6 @@ class ChannelGraph:
     layer_constants: dict[str, Tensor]
     norms: frozenset[str]
     constant_output: bool
-    depends_on_size: bool
     lost: dict[int, str] = field(default_factory=dict)
     elsewhere: tuple[Consumer, ...] = ()
 

@@ -20,7 +20,7 @@ def contract(weight: Tensor, bias: Tensor | None, inputs: Tensor, *, bordered: b
     convolution of a constant other than 0 is not constant at the border.
 
     Args:
-        weight: ``[groups, out, in, taps]``, see ``by_group``.
+        weight: ``[groups, out, in, taps]``, see ``by_group``; NaN where it depends on the network's input itself.
         bias: ``[groups * out]`` or ``None``.
         inputs: float64 ``[groups * in]``, NaN where unknown.
         bordered: whether border outputs see fewer taps.
@@ -38,7 +38,8 @@ def contract(weight: Tensor, bias: Tensor | None, inputs: Tensor, *, bordered: b
         out = taps @ constants
     else:
         known = ~((weight != 0).any(-1) & spoiling).any(2)
-        out = (weight.double().sum(-1) * torch.where(counted.flatten(), inputs, 0.0).reshape(counted.shape)).sum(2)
+        constants = torch.where(counted.flatten(), inputs, 0.0).reshape(counted.shape)
+        out = absorbing_product(weight.double().sum(-1), constants).sum(2)
     out = out.masked_fill(~known, UNKNOWN).reshape(-1)
     return out if bias is None else out + bias.double()
 

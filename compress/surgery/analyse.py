@@ -29,7 +29,8 @@ def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool,
     graph = graph_of(plain, traced)
     if graph.constant_output:
         raise _nothing_left(plain, graph)
-    elsewhere = _consumers_elsewhere(plain, example_inputs) if graph.depends_on_size else ()
+    any_constant = any(not bool(consumer.constants.isnan().all()) for consumer in graph.consumers)
+    elsewhere = _consumers_elsewhere(plain, example_inputs) if any_constant else ()
     graph = dataclasses.replace(graph, elsewhere=elsewhere)
     if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
         return graph

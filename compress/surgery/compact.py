@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +20,8 @@ from compress.surgery.dead import dead_by_weight
 from compress.surgery.plan import Plan, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
 from compress.surgery.stopwatch import Stopwatch
-from compress.surgery.verify import Agreement, certify
+from compress.surgery.suspects import find_differing
+from compress.surgery.verify import Agreement, certify, in_double
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -132,23 +134,59 @@ def _channels(graph: ChannelGraph) -> int:
 
 
 def _certified(task: _Task, form: Literal["class", "graph"]) -> _Certified:
+    """Cut and compare; what a class can't lose without another output stays, until the two agree."""
+    pinned: dict[int, str] = {}
+    while True:
+        found = _tried(task, form, pinned)
+        if isinstance(found, _Certified):
+            return found
+        removed = found.cut.decision.removed
+        if form == "graph" or not bool(removed.any()) or not _repeatable(task):
+            raise found.error
+        suspects = find_differing(task.graph, removed, *found.networks, found.inputs)
+        pinned |= suspects.pins(removed, pinned)
+
+
+@dataclass(frozen=True)
+class _Differs:
+    """A cut that computes something else: the error, both networks in the same precision, and inputs in that."""
+
+    cut: Cut
+    error: VerificationError
+    networks: tuple[nn.Module, nn.Module]
+    inputs: tuple[Tensor, ...]
+
+
+def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str]) -> _Certified | _Differs:
     """Cut and compare; on failure without constant layers, and then without folded constants: cut only zeros."""
     tries = ((True, True), (True, False), (False, False)) if task.fold else ((False, True), (False, False))
     for fold, replace in tries:
         with task.watch.stage("cut"):
-            make = {"class": cut_class, "graph": cut_graph}[form]
-            cut = make(task.plain, task.graph, task.example_inputs, task.watch, fold=fold, replace=replace)
-        try:
-            with task.watch.stage("comparison"):
-                twin, original = double_twin(task.plain, cut, task.example_inputs), private_copy(task.model)
-                tested = private_copy(cut.model)  # a forward may write to buffers
+            make = partial(cut_class if form == "class" else cut_graph, fold=fold, replace=replace, pinned=pinned)
+            cut = make(task.plain, task.graph, task.example_inputs, task.watch)
+        with task.watch.stage("comparison"):
+            twin, original = double_twin(task.plain, cut, task.example_inputs), private_copy(task.model)
+            tested = private_copy(cut.model)  # a forward may write to buffers
+            try:
                 agreements = certify(original, tested, twin, task.example_inputs, any_size=form == "class")
-        except VerificationError:
-            if not (cut.decision.folds or cut.plan.constant_layers):
-                raise
-            continue
+            except VerificationError as error:
+                if cut.decision.folds or cut.plan.constant_layers:
+                    continue
+                plain = private_copy(task.plain)
+                if twin is None:
+                    return _Differs(cut, error, (plain, tested), task.example_inputs)
+                return _Differs(cut, error, (plain.double(), twin), in_double(task.example_inputs))
         return _Certified(_noting_sizes(cut, agreements), agreements)
-    raise AssertionError("without folds the loop returns or raises")
+    raise AssertionError("without folds the loop returns")
+
+
+def _repeatable(task: _Task) -> bool:
+    """Whether the network agrees with itself; else no other could agree with it."""
+    try:
+        certify(private_copy(task.model), private_copy(task.model), None, task.example_inputs)
+    except VerificationError:
+        return False
+    return True
 
 
 def _noting_sizes(cut: Cut, agreements: list[Agreement]) -> Cut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from compress.surgery.dead import Decision, find_dead
 from compress.surgery.graph_cut import Blocked
 from compress.surgery.plan import Plan, signature
 from compress.surgery.stopwatch import Stopwatch
-from compress.surgery.verify import changed_operations, failing_module, mixed_channels
+from compress.surgery.suspects import find_failing, find_suspects
+from compress.surgery.verify import failing_module, in_double
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,13 @@ def cut_class(
     *,
     fold: bool,
     replace: bool,
+    pinned: Mapping[int, str],
 ) -> Cut:
-    """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut."""
-    pinned: dict[int, str] = {}
+    """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut.
+
+    ``pinned`` holds classes that must stay in any case, and why.
+    """
+    pinned = dict(pinned)
     while True:
         decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
         plan = make_plan(plain, graph, decision)
@@ -72,8 +77,12 @@ def cut_class(
         apply_(small, decision, plan)
         with watch.stage("type check"):
             after = _graph_or_none(small, example_inputs, graph)
-            suspects, why = _suspects(graph, after, small, example_inputs, plan)
-        if after is not None and not bool(suspects[0].any()):
+            suspects = (
+                find_failing(graph, failing_module(small, example_inputs))
+                if after is None
+                else find_suspects(graph, after, plan)
+            )
+        if after is not None and suspects is None:
             if replace and not graph.elsewhere:  # what is constant at this size may not be at another
                 plan = replace_constants_(small, after, plan)
             return Cut(small, plan, graph, after, decision, pinned)
@@ -82,8 +91,8 @@ def cut_class(
                 f"two traces of the same {type(plain).__name__} differ: its forward does something else at every call. "
                 "Make it repeatable in evaluation mode."
             )
-        new = next(some for some in suspects if bool((some & decision.removed).any()))
-        pinned |= dict.fromkeys((new & ~_mask(graph, pinned)).nonzero().flatten().tolist(), why)
+        assert suspects is not None
+        pinned |= suspects.pins(decision.removed, pinned)
 
 
 def cut_graph(
@@ -94,13 +103,16 @@ def cut_graph(
     *,
     fold: bool,
     replace: bool,
+    pinned: Mapping[int, str],
 ) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
+
+    ``pinned`` holds classes that must stay in any case, and why.
 
     Raises:
         ModelError: the network can't be returned as a graph.
     """
-    pinned: dict[int, str] = {}
+    pinned = dict(pinned)
     while True:
         decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
         plan = dataclasses.replace(make_plan(plain, graph, decision), form="graph", inputs=signature(example_inputs))
@@ -128,19 +140,6 @@ def _mask(graph: ChannelGraph, classes: Collection[int]) -> Tensor:
     return mask
 
 
-def _neighbours(graph: ChannelGraph, classes: Tensor) -> Tensor:
-    """Bool ``[classes]``: all that share a parameter's dimension with one of ``classes``.
-
-    Where channels are cut unevenly it is those that stay which get mixed up.
-    """
-    found = classes.clone()
-    for dims in graph.classes.parameters.values():
-        for along in dims.values():
-            if bool(classes[along].any()):
-                found[along] = True
-    return found
-
-
 def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: ChannelGraph) -> ChannelGraph | None:
     """The graph of a cut network; ``None`` where its forward does not run with fewer channels."""
     selected = [selection.mean for selection in graph.selections]
@@ -148,27 +147,6 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: 
         return channel_graph(small, example_inputs, select=selected, channelwise=graph.channelwise)
     except ModelError:
         return None
-
-
-def _suspects(
-    graph: ChannelGraph, after: ChannelGraph | None, small: nn.Module, inputs: tuple[Tensor, ...], plan: Plan
-) -> tuple[tuple[Tensor, ...], str]:
-    """Classes that must not be cut like this, bool ``[classes]`` each, from the likeliest to all; and why."""
-    every = torch.ones_like(graph.sized)
-    if after is None:
-        here = torch.zeros_like(graph.sized)
-        failing = failing_module(small, inputs)
-        for operation in graph.operations:
-            if operation.where == failing:
-                here[operation.classes[operation.classes >= 0]] = True
-        why = "forward splits its channels, or holds their number as a literal"
-        return (here & graph.sized, graph.sized, here, every), why
-    changed = changed_operations(graph, after, plan)
-    if bool(changed.any()):
-        return (changed, _neighbours(graph, changed), every), "forward computes with its number of channels"
-    mixed = mixed_channels(graph, after, plan)
-    why = "cut unevenly where forward splits, shuffles or mixes channels"
-    return (mixed, _neighbours(graph, mixed), every), why
 
 
 def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...]) -> nn.Module | None:
@@ -181,7 +159,6 @@ def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...]) 
         replace_constants_(twin, cut.after, cut.plan)
         return twin
     fold_(twin, cut.decision)
-    double = tuple(x.double() if x.is_floating_point() else x for x in example_inputs)
-    rebuilt = cut.plan.as_graph(twin, double).module
+    rebuilt = cut.plan.as_graph(twin, in_double(example_inputs)).module
     replace_constants_(rebuilt, cut.after, cut.plan)
     return rebuilt

@@ -83,14 +83,14 @@ def certify(
     """
     original_double = None if compact_double is None else private_copy(original).double()
     found: list[Agreement] = []
-    for size, shapes in enumerate(_sizes(example_inputs)):
+    for size, shapes in enumerate(all_sizes(example_inputs)):
         inputs = random_inputs(example_inputs, shapes, seed=size)
         expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
         if expected is None or not (any_size or size == 0 or _accepted(compact, inputs)):
             continue
         exact = None
         if original_double is not None:
-            double = tuple(x.double() if x.is_floating_point() else x for x in inputs)
+            double = in_double(inputs)
             exact = _accepted(original_double, double, torch.float64)
         found.append(_agreement(expected, compact, inputs, _precision(original), exact))
         if exact is not None and compact_double is not None:
@@ -149,6 +149,13 @@ def _agreement(
     return Agreement(shapes, precision, difference, relative, rounding)
 
 
+def agrees(expected: Tensor, got: Tensor) -> bool:
+    """Whether two results within a network are the same up to rounding."""
+    if expected.shape != got.shape or not expected.is_floating_point():
+        return expected.shape == got.shape and torch.equal(expected, got)
+    return _difference([expected], [got])[1] <= TOLERANCES[expected.dtype]
+
+
 def _difference(expected: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
     """The largest difference of any output, and the largest relative to that output's own largest entry."""
     difference = relative = 0.0
@@ -167,22 +174,33 @@ def _precision(model: nn.Module) -> torch.dtype:
 
 
 class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation, and the numbers of those that look beyond a border."""
+    """Notes every operation, and the numbers that it computes with or by which it looks beyond a border."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.entries: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         name = func._schema.name
-        borders = any(part in name for part in ("conv", "pad", "pool"))
-        numbers = tuple(leaf for leaf in tree_leaves(args) if isinstance(leaf, (int, float))) if borders else ()
-        self.entries.append((name, *numbers))
-        return func(*args, **(kwargs or {}))
+        noted: tuple[Any, ...] = ()
+        if name == "aten::lift_fresh":  # a tensor made in forward
+            noted = tuple(args[0].flatten().tolist())
+        elif any(part in name for part in ("conv", "pad", "pool")):
+            noted = tuple(leaf for leaf in tree_leaves(args) if isinstance(leaf, (int, float)))
+        elif name not in _RANGES:
+            given = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+            noted = tuple(given.get(a.name) for a in func._schema.arguments if str(a.type) == "number")
+        self.entries.append((name, *noted))
+        return func(*args, **kwargs)
+
+
+_RANGES = frozenset(("aten::arange", "aten::linspace"))
+"""Ops whose numbers follow the input's size, and of which no constant is concluded."""
 
 
 def runs_the_same(model: nn.Module, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
-    """Whether a network runs the same operations, with the same padding, at two input sizes.
+    """Whether a network runs the same operations, with the same numbers and padding, at two input sizes.
 
     Raises:
         ModelError: it does not accept the second.
@@ -231,29 +249,27 @@ class _Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
-    """Classes of the original that pass an operation with other numbers in the compact network.
+def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> tuple[int, ...]:
+    """Operations of the original that have other numbers in the compact network: their positions.
 
-    The index in front of a BatchNorm, which the plan put there, is passed over.
-
-    Returns:
-        Bool ``[classes of the original]``. Where even the sequence of operations differs, those at the first
-        difference; all of them where the operation holds no channels.
+    The index in front of a BatchNorm, which the plan put there, is passed over, and so is what differs behind one that
+    differs: its sizes follow. Where even the sequence of operations differs, the first difference ends the list.
     """
-    changed = torch.zeros(original.classes.count, dtype=torch.bool)
+    changed: list[int] = []
+    following: set[int] = set()
     operations = [
         op for op in compact.operations if not (op.name == "aten.index_select.default" and op.where in plan.selections)
     ]
-    for before, after in zip_longest(original.operations, operations):
-        if before is not None and before == after:
+    for position, (before, after) in enumerate(zip_longest(original.operations, operations)):
+        if before is not None and after is not None and before.same(after):
             continue
-        held = original.operations[-1].classes if before is None else before.classes
-        changed[held[held >= 0]] = True
-        if not bool((held >= 0).any()):
-            return torch.ones_like(changed)
         if before is None or after is None or before.name != after.name:
+            changed.append(min(position, len(original.operations) - 1))
             break
-    return changed
+        if following.isdisjoint(before.reads):
+            changed.append(position)
+        following.add(position)
+    return tuple(changed)
 
 
 def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
@@ -274,6 +290,8 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
             kept = plan.parameters.get(name)
             if kept is not None and dim in kept.indices:
                 classes = classes[torch.tensor(kept.indices[dim], dtype=torch.int64)]
+            if now is None and classes.numel() == 1:
+                continue  # a single entry reads as one for all, and there is only one to read it
             if now is None or now.numel() != classes.numel():
                 conflict[classes] = True
             else:
@@ -315,10 +333,15 @@ def random_inputs(
 
 def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
     """Other input sizes to try, of other parity."""
-    return _sizes(example_inputs)[1:]
+    return all_sizes(example_inputs)[1:]
 
 
-def _sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+def in_double(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs in float64; whole numbers, masks and complex numbers as they are."""
+    return tuple(x.double() if x.is_floating_point() else x for x in inputs)
+
+
+def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
     """The given sizes first, then others to try: smaller ones first where there is room, since they are cheap."""
     first = tuple(tuple(x.shape) for x in example_inputs)
     spatial = max((max(shape[2:]) for shape in first if len(shape) > 2), default=0)

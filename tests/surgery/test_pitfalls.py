@@ -29,10 +29,6 @@ SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64, generator
 DEAD = [1, 5]
 
 
-def missing(feature):
-    return pytest.mark.xfail(strict=True, reason=f"missing: {feature}")
-
-
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
 
@@ -160,9 +156,7 @@ def test_an_in_place_op_that_meets_a_view_is_seen_under_every_name(net, randomis
     compact_exactly(model, SMALL, LARGE)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param("relu_ on a chunk", marks=missing("a rule for slice_scatter")), "residual"]
-)
+@pytest.mark.parametrize("case", ["relu_ on a chunk", "residual"])
 def test_functional_form_costs_no_channel(net, randomise_, kill_, compact_exactly, case):
     """Zeros that are written to stay what they are."""
     model = network(net, randomise_, lambda m, x: pooled(m, m.b(IN_PLACE[case](m.a(x)))))

@@ -19,16 +19,6 @@ POSITIVE, NEGATIVE, ZERO, ALIVE = range(4)
 NAN = float("nan")
 
 
-def missing(feature):
-    return pytest.mark.xfail(strict=True, reason=f"missing: {feature}")
-
-
-def cases(table, not_yet):
-    """The names of a table, those of ``not_yet`` marked with what they wait for."""
-    assert not_yet.keys() <= table.keys()
-    return [pytest.param(name, marks=missing(not_yet[name]) if name in not_yet else ()) for name in table]
-
-
 def conv(inputs, outputs, kernel=1, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
 
@@ -291,7 +281,6 @@ def test_average_pooling(net, randomise_, kill_, padding, ceil, count, divisor):
         torch.testing.assert_close(claims, f64(1.5, -0.75, 0, NAN), equal_nan=True)
 
 
-@missing("average pooling that does not count its padding keeps a constant")
 def test_average_pooling_that_does_not_count_its_padding_keeps_a_constant(net, randomise_, kill_):
     """The divisor is the number of true entries: the mean of equal values."""
     model = reader(net, randomise_, kill_, lambda m, y: F.avg_pool2d(y, 3, 2, 1, count_include_pad=False))
@@ -332,6 +321,47 @@ def test_such_constants_fold(net, randomise_, kill_, compact_exactly, case):
     assert width(compact_exactly(model, SMALL, LARGE), "a") == 1
 
 
+def normed(**options):
+    """An InstanceNorm whose last channel has the scale 0, and a shift in each."""
+    norm = nn.InstanceNorm2d(4, affine=True, **options).double().eval()
+    norm.weight.data[ALIVE] = 0
+    norm.bias.data.copy_(f64(0.1, 0.2, 0.3, 0.4))
+    return norm
+
+
+UNIT = (1 + 1e-5) ** -0.5  # a variance of 1 and the epsilon of torch's normalisations
+KNOWN = {
+    "first few": (lambda m, y: y.flatten(2).topk(3, 2)[0][..., None], (1.5, -0.75, 0, NAN)),
+    "sorted": (lambda m, y: y.flatten(2).sort(2)[0][..., None], (1.5, -0.75, 0, NAN)),
+    "largest": (lambda m, y: y.flatten(2).max(2)[0][..., None, None], (1.5, -0.75, 0, NAN)),
+    "larger of two": (lambda m, y: torch.maximum(y, torch.ones_like(y)), (1.5, 1, 1, NAN)),
+    "instance norm": (lambda m, y: m.own(y), (NAN, NAN, 0.3, 0.4)),
+    "instance norm of running statistics": (lambda m, y: m.running(y), (0.1 + 1.5 * UNIT, 0.2 - 0.75 * UNIT, 0.3, 0.4)),
+    "layer norm over space": (lambda m, y: F.layer_norm(y, y.shape[2:]), (NAN, NAN, 0, NAN)),
+    "created": (lambda m, y: y * y.new_full((1,), 0.5) + torch.ones_like(y), (1.75, 0.625, 1, NAN)),
+    "half precision": (lambda m, y: (y * 0.1).half().double(), (*f64(0.15, -0.075).half().tolist(), 0, NAN)),
+    "whole numbers": (lambda m, y: y.to(torch.uint8).sub(1).double(), (NAN, NAN, NAN, NAN)),
+    "a filter that is computed": (
+        lambda m, y: F.conv2d(y, y.mean((0, 2, 3)).view(4, 1, 1, 1) + 1, groups=4), (3.75, -0.1875, 0, NAN),
+    ),
+    "a filter that depends on the input": (
+        lambda m, y: F.conv2d(y, y[:, 3:].mean().expand(4, 1, 1, 1), groups=4), (NAN, NAN, 0, NAN),
+    ),
+    "written into another": (lambda m, y: torch.zeros_like(y).slice_scatter(y[:, :, 1:], 2, 1), (NAN, NAN, 0, NAN)),
+    "written over another": (lambda m, y: torch.zeros_like(y).slice_scatter(y, 2, 0), (NAN, NAN, 0, NAN)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_what_is_known_behind_an_op(net, randomise_, kill_, case):
+    """Held against the expected values, and against what is observed at two sizes."""
+    op, expected = KNOWN[case]
+    model = reader(net, randomise_, kill_, op)
+    model.own, model.running = normed(), normed(track_running_stats=True)
+    claims = check_claims(model)
+    torch.testing.assert_close(claims, f64(*expected), equal_nan=True)
+
+
 KEEPS_ZERO_ONLY = {
     "pad": lambda y: F.pad(y, (1, 2, 0, 1)),
     "pad from one side": lambda y: F.pad(y, (0, 0, 0, 1)),
@@ -346,14 +376,6 @@ KEEPS_ZERO_ONLY = {
     "running sum": lambda y: y.cumsum(2),
     "bicubic": lambda y: F.interpolate(y, scale_factor=2, mode="bicubic"),  # rounding differs by place
 }
-LOSES_ZERO = {
-    "padded depthwise": "a rule for convolutions with a computed weight",
-    "sum over space": "a sum of zeros is 0",
-    "norm over space": "the norm of zeros is 0",
-    "running sum": "a running sum of zeros is 0",
-    "bicubic": "an interpolation of zeros is 0",
-    "zeros beside it": "created tensors are constants that are known",
-}
 
 
 @pytest.mark.parametrize("case", KEEPS_ZERO_ONLY)
@@ -365,7 +387,7 @@ def test_ops_over_space_under_which_no_constant_but_zero_survives(net, randomise
     compact_exactly(model, SMALL, LARGE)
 
 
-@pytest.mark.parametrize("case", cases(KEEPS_ZERO_ONLY, LOSES_ZERO))
+@pytest.mark.parametrize("case", KEEPS_ZERO_ONLY)
 def test_zero_survives_them(net, randomise_, kill_, case):
     """The common case must not be lost: a dead channel is 0 almost always."""
     model = reader(net, randomise_, kill_, lambda m, y: KEEPS_ZERO_ONLY[case](y))
@@ -432,12 +454,30 @@ def test_a_branch_on_the_input_size_hides_padding(net, randomise_, kill_, compac
     assert width(compact_exactly(model, *inputs), "a") in (2, 3)
 
 
-@missing("constants are compared at two input sizes also where nothing is padded")
 def test_a_branch_on_the_input_size_hides_another_op(net, randomise_, kill_, compact_exactly):
     """Not only padding: at odd sizes this network adds a number, and the constants are others."""
     model = reader(net, randomise_, kill_, lambda m, y: y + 1 if y.shape[2] % 2 else y)
     compact_exactly(model, SMALL, LARGE)
     compact_exactly(model, LARGE, SMALL)
+
+
+@pytest.mark.parametrize("factor", [lambda s: 2 if s % 2 else 1, lambda s: 1 / s], ids=["parity", "size"])
+def test_a_number_that_follows_the_input_size_makes_no_constant(net, randomise_, kill_, compact_exactly, factor):
+    """The same operations at every size, with another number: what is 1.5 here is 3 there. 0 is 0 everywhere."""
+    model = reader(net, randomise_, kill_, lambda m, y: y * factor(y.shape[2]))
+    for x, other in ((SMALL, LARGE), (LARGE, SMALL)):
+        assert width(compact_exactly(model, x, other), "a") == 3
+
+
+def test_what_the_last_comparison_finds_is_kept_and_nothing_else(net, randomise_, kill_, compact_exactly):
+    """At odd sizes alone this network computes with its number of channels: no trace at an even size shows it."""
+    model = reader(
+        net, randomise_, kill_, lambda m, y: m.c(y * y.shape[1] if y.shape[2] % 2 else y), alive=(0, 1, 3), c=conv(4, 4)
+    )
+    kill_(model.c, [2])
+    result = compact_exactly(model, SMALL, LARGE)
+    assert (width(result, "a"), width(result, "c")) == (4, 3)
+    assert result.report.kept["a"] == "1 channel: without it the network returns something else"
 
 
 # --- types ----------------------------------------------------------------------------------------------------------

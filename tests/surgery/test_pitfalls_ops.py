@@ -21,16 +21,6 @@ DEAD = [1, 5]
 LEAVE, STAY = 6, 8  # what is left of the 8 channels
 
 
-def missing(feature):
-    return pytest.mark.xfail(strict=True, reason=f"missing: {feature}")
-
-
-def cases(table, not_yet):
-    """The names of a table, those of ``not_yet`` marked with what they wait for."""
-    assert not_yet.keys() <= table.keys()
-    return [pytest.param(name, marks=missing(not_yet[name]) if name in not_yet else ()) for name in table]
-
-
 def conv(inputs, outputs, kernel=1, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
 
@@ -115,11 +105,9 @@ MOVES = {
     "index along space": (lambda m, y: y[:, :, [0, 2, 5]], 8),
     "index_select along space": (lambda m, y: y.index_select(2, torch.tensor([0, 2, 5])), 8),
 }
-EXPAND_AS = "a rule for expand_as"
-MOVES_NOT_YET = {"unfold": "a rule for unfold", "expand_as": EXPAND_AS}
 
 
-@pytest.mark.parametrize("case", cases(MOVES, MOVES_NOT_YET))
+@pytest.mark.parametrize("case", MOVES)
 def test_ops_that_move_data_carry_their_labels(net, randomise_, case):
     """No rule for any of them: the very op runs on the labels. Held against what a single live channel reaches."""
     op, read = MOVES[case]
@@ -219,10 +207,7 @@ IGNORED = {
 }
 
 
-IGNORED_NOT_YET = {"to the same": "a rule for the assertion that export puts beside a cast"}
-
-
-@pytest.mark.parametrize("case", cases(IGNORED, IGNORED_NOT_YET))
+@pytest.mark.parametrize("case", IGNORED)
 def test_ops_that_change_no_channel(net, randomise_, kill_, compact_exactly, case):
     """Copies, casts, assertions and sizes hold no channel back."""
     model = through(net, randomise_, kill_, IGNORED[case], dropout=nn.Dropout(0.3))
@@ -322,7 +307,7 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("case", cases(PARAMETERS, {"expanded": EXPAND_AS}))
+@pytest.mark.parametrize("case", PARAMETERS)
 def test_a_parameter_in_arithmetic_is_cut_with_its_channel(net, randomise_, kill_, compact_exactly, case):
     """Movement ops on parameters are free too: addresses flow where values do."""
     shape, op = PARAMETERS[case]
@@ -368,16 +353,9 @@ WITHIN = {
     "norm over space": lambda m, y: y.norm(dim=(2, 3), keepdim=True),
     "values and indices of max": lambda m, y: y.flatten(2).max(2)[0][..., None, None],
 }
-_ZERO = "a rule for {} of zeros"
-WITHIN_NOT_YET = {
-    **{case: _ZERO.format(case) for case in ("sum", "bicubic", "instance norm", "norm over space")},
-    "standard deviation over space": _ZERO.format("standard deviation"),
-    "values and indices of max": _ZERO.format("max"),
-    "layer norm over space": "layer_norm holds channels back only where they vary along what it normalises",
-}
 
 
-@pytest.mark.parametrize("case", cases(WITHIN, WITHIN_NOT_YET))
+@pytest.mark.parametrize("case", WITHIN)
 def test_statistics_within_a_channel_hold_none_back(net, randomise_, kill_, compact_exactly, case):
     """Only along dimensions in which the labels vary is a statistic one over channels."""
     model = through(net, randomise_, kill_, WITHIN[case], bn=nn.BatchNorm2d(8))
@@ -634,7 +612,6 @@ def test_created_tensors_couple_and_hold_nothing(net, randomise_, kill_, compact
     compact_exactly(model, SMALL, LARGE)
 
 
-@missing("created tensors are constants that are known")
 @pytest.mark.parametrize(
     "op",
     [
@@ -671,20 +648,7 @@ COUNTS = {
 }
 
 
-_NUMBER = "the type check compares {}"
-COUNTS_NOT_YET = {
-    "divisor of a pooling": _NUMBER.format("divisors"),
-    "scale of an interpolation": _NUMBER.format("scale factors"),
-    "lifted tensor": _NUMBER.format("tensors made in forward"),
-    "range": _NUMBER.format("the ends of ranges"),
-    "kernel of a pooling": _NUMBER.format("kernels of poolings"),
-    "dilation": _NUMBER.format("dilations"),
-    "shift of a roll": _NUMBER.format("shifts"),
-    "triangle": _NUMBER.format("diagonals"),
-}
-
-
-@pytest.mark.parametrize("case", cases(COUNTS, COUNTS_NOT_YET))
+@pytest.mark.parametrize("case", COUNTS)
 def test_numbers_that_follow_the_number_of_channels(net, randomise_, kill_, compact_exactly, case):
     """``x * C**-0.5`` is another function with fewer channels, though it runs: they stay, and nothing raises."""
     op = COUNTS[case] if case != "module attribute" else (lambda y: y / model.a.out_channels)
@@ -694,8 +658,7 @@ def test_numbers_that_follow_the_number_of_channels(net, randomise_, kill_, comp
     model.b.weight.data[2], model.b.bias.data[2] = 0, 0
     result = compact_exactly(model, SMALL)
     assert width(result, "a") == STAY
-    if case != "filled tensor":  # which channels meet it is not looked up
-        assert width(result, "b") == 4  # what comes behind is cut all the same
+    assert width(result, "b") == 4  # what comes behind is cut all the same
 
 
 @pytest.mark.parametrize(

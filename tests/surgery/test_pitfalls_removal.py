@@ -16,10 +16,6 @@ SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64, generator
 DEAD = [1, 5]
 
 
-def missing(feature):
-    return pytest.mark.xfail(strict=True, reason=f"missing: {feature}")
-
-
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
 
@@ -753,7 +749,6 @@ def test_one_channel_left_keeps_its_own_slope(net, randomise_, kill_, compact_ex
     assert width(compact_exactly(model, SMALL, LARGE), "a") == 8 - dead
 
 
-@missing("a parameter cut to one entry passes the type check")
 def test_one_channel_left_keeps_its_own_scale(net, randomise_, kill_, compact_exactly):
     """A scale of one entry reads as one for all."""
     model = network(net, randomise_, lambda m, x: pooled(m, m.b(m.a(x) * m.scale)))

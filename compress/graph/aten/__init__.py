@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.graph.aten.constants import ConstantFlow, as_field, channel_constants
-from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, meet, place
+from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, place
+from compress.graph.aten.operations import operations
 from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION
 from compress.graph.aten.trace import Trace, base_name, trace
-from compress.graph.aten.walk import fields_in
-from compress.graph.channels import ChannelGraph, Consumer, Operation, Selection
+from compress.graph.channels import ChannelGraph, Consumer, Selection
 from compress.graph.field import Field
 from compress.graph.labels import Classes
 from compress.graph.modules import SIZE_ATTRIBUTES, owners
@@ -68,13 +68,12 @@ def graph_of(
         tensors=dict(traced.tensors.values()),
         uses=dict(state.uses),
         sized=_mark(classes, labels.sized),
-        operations=tuple(_operation(n, labels, classes) for n in traced.graph.nodes if n.op == "call_function"),
+        operations=operations(traced, labels, classes, state.holders),
         macs=sum(_node_macs(node) for node in traced.graph.nodes),
         layer_macs=_layer_macs(traced),
         layer_constants=_layer_constants(traced, values),
         norms=state.norms(),
         constant_output=values.constant_output,
-        depends_on_size=values.depends_on_size,
         lost=_lost(labels, values, classes),
     )
 
@@ -186,20 +185,6 @@ class _State:
         # A forward that calls F.conv2d with the layer's weight would not read a bias that the layer is given.
         ours = any(type(module) in SIZE_ATTRIBUTES for module, _ in self.holders.get(contraction.weight, ()))
         return ("new bias", f"{layer}.bias") if ours and place(node) == layer else None
-
-
-def _operation(node: fx.Node, labels: LabelFlow, classes: Classes) -> Operation:
-    """Whole numbers are sizes, except in arithmetic: a forward that divides by its number of channels, say."""
-    arithmetic = labels.rules.get(base_name(node)) is meet or base_name(node) in ("full", "full_like", "new_full")
-    kinds = (int, float) if arithmetic else float
-    numbers = tuple(float(a) for a in (*node.args, *node.kwargs.values()) if isinstance(a, kinds))
-    held = [classes.of(field.data).flatten() for field in fields_in(labels.env[node])]
-    return Operation(
-        str(node.target),
-        place(node),
-        numbers,
-        torch.unique(torch.cat(held)) if held else torch.empty(0, dtype=torch.int64),
-    )
 
 
 def _layer_macs(traced: Trace) -> dict[str, int]:

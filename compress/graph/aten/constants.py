@@ -6,6 +6,7 @@ missing rule loses a channel, never the truth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,9 @@ from compress.graph.aten.ops import (
     reduced_dims,
     spatial_dims,
 )
-from compress.graph.aten.trace import DROPOUT, Trace, functional
+from compress.graph.aten.trace import DROPOUT, Trace, base_name, functional
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
+from compress.graph.aten.zeros import accumulate, extreme, instance_norm, layer_norm, zeros_alone
 from compress.graph.field import Field
 
 SMALL = 1 << 16
@@ -42,16 +44,14 @@ SMALL = 1 << 16
 class ConstantFlow(Walk):
     """Runs the graph on values; ``env[node]`` is a float64 ``Field`` (or a tuple) with NaN for unknown.
 
-    At the end ``constant_output`` tells whether every output of the network is known, and ``depends_on_size`` whether
-    a constant other than 0 was concluded through an operation whose border a ``forward`` might treat otherwise at
-    another input size. ``lost`` holds where channels ceased to be constant, and why.
+    At the end ``constant_output`` tells whether every output of the network is known. ``lost`` holds where channels
+    ceased to be constant, and why.
     """
 
     def __init__(self, trace: Trace):
         super().__init__(trace)
         self.rules = RULES
         self.constant_output = False
-        self.depends_on_size = False
         self.lost: list[tuple[fx.Node, Tensor, str]] = []
 
     def lose(self, node: fx.Node, before: Tensor, after: Tensor, why: str) -> None:
@@ -84,14 +84,43 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
         return flow.unknown(node, args, kwargs)
     args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
     if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
-        return zeros_alone(flow, execute(node, args, kwargs))
+        return zeros_alone(execute(node, args, kwargs))
     return execute(node, args, kwargs)
 
 
-def zeros_alone(flow: ConstantFlow, x: Field) -> Field:
-    """What is left of constants where zeros may be put beside them."""
-    flow.depends_on_size |= bool((x.data.nan_to_num() != 0).any())
-    return Field(torch.where(x.data == 0, x.data, constants.UNKNOWN), x.shape)
+def scatter(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """A part written into a tensor: executed; where it covers the whole now, it may not at another input size."""
+    base, part = args[:2]
+    if not isinstance(base, Field) or not isinstance(part, (Field, Tensor)):
+        return flow.unknown(node, args, kwargs)
+    written = move(flow, node, args, kwargs)
+    if not isinstance(written, Field) or math.prod(part.shape) < math.prod(base.shape):
+        return written
+    return Field(torch.where(written.data == base.data, written.data, constants.UNKNOWN), written.shape)
+
+
+def created(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """A tensor of one number, in the precision that it is made in."""
+    value, result = CREATED[base_name(node)], node.meta["val"]
+    number = args[value] if isinstance(value, int) else value
+    if not isinstance(number, (int, float)) or not result.dtype.is_floating_point:
+        return flow.unknown(node, args, kwargs)
+    rounded = float(torch.full((), number, dtype=result.dtype))
+    return Field.uniform(rounded if math.isfinite(rounded) else constants.UNKNOWN, result.shape, torch.float64)
+
+
+def cast(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Another precision, or the same: whole numbers follow other arithmetic, and are unknown."""
+    x, source = args[0], node.args[0]
+    if not isinstance(x, Field) or not isinstance(source, fx.Node):
+        return flow.unknown(node, args, kwargs)
+    before, after = source.meta["val"].dtype, node.meta["val"].dtype
+    if before == after:
+        return x
+    if not (before.is_floating_point and after.is_floating_point):
+        return flow.unknown(node, args, kwargs)
+    data = x.data.to(after).double()
+    return Field(torch.where(data.isfinite(), data, constants.UNKNOWN), x.shape)
 
 
 def index(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -152,7 +181,7 @@ def _elementwise(
 def conv(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
     """Known outputs of a convolution."""
     x, weight, bias, _stride, padding, _dilation, groups = conv_arguments(args)
-    bordered = isinstance(weight, Tensor) and is_padded(padding, tuple(weight.shape[2:]))
+    bordered = isinstance(weight, (Tensor, Field)) and is_padded(padding, tuple(weight.shape[2:]))
     return _convolve(flow, node, (x, weight, bias), groups, bordered=bordered, transposed=False)
 
 
@@ -173,11 +202,11 @@ def _convolve(
 ) -> Value:
     x, weight, bias = operands
     x, shape = as_field(x), shape_of(node)
-    if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
+    weight, bias = as_tensor(weight), as_tensor(bias)
+    if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None:
         return flow.unknown(node, operands, {})
     dim = 1 - weight.ndim
     inputs = channel_constants(x, dim)
-    flow.depends_on_size |= weight.shape[2:].numel() > 1 and bool((inputs.nan_to_num() != 0).any())
     split = constants.by_group(weight, groups, transposed=transposed)
     known = constants.contract(split, bias, inputs, bordered=bordered)
     if groups == inputs.numel() == known.numel():
@@ -189,7 +218,8 @@ def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
     """Known outputs of a linear layer."""
     x, weight, bias = (*args, None)[:3]
     x, shape = as_field(x), shape_of(node)
-    if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None or isinstance(bias, Field):
+    weight, bias = as_tensor(weight), as_tensor(bias)
+    if not isinstance(x, Field) or not isinstance(weight, Tensor) or shape is None:
         return flow.unknown(node, args, kwargs)
     split = constants.by_group(weight, 1, transposed=False)
     known = constants.contract(split, bias, channel_constants(x, -1), bordered=False)
@@ -199,6 +229,11 @@ def linear(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
 def as_field(x: Value) -> Value:
     """A parameter that a layer reads as its input has the same values whatever the network's input."""
     return Field.of(x.double()) if isinstance(x, Tensor) else x
+
+
+def as_tensor(parameter: Value) -> Value:
+    """The values of a weight or bias, those of a computed one with NaN for unknown."""
+    return parameter.full() if isinstance(parameter, Field) else parameter
 
 
 def channel_constants(x: Field, dim: int) -> Tensor:
@@ -265,7 +300,6 @@ def pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     if not isinstance(x, Field):
         return flow.unknown(node, args, kwargs)
     known = constants.agreed(x.data, tuple(spatial_dims(node, x)))
-    flow.depends_on_size |= bool((known.nan_to_num() != 0).any())
     if (shape := shape_of(node)) is not None:
         return Field(known, shape)
     values, *indices = flow.unknown(node, args, kwargs)
@@ -275,19 +309,20 @@ def pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
 def pad(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Padding: executed where it adds something now; where it adds nothing, it may at another input size."""
     padded = move(flow, node, args, kwargs)
-    return zeros_alone(flow, padded) if isinstance(args[0], Field) and padded.shape == args[0].shape else padded
+    return zeros_alone(padded) if isinstance(args[0], Field) and padded.shape == args[0].shape else padded
 
 
 def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Average pooling (input, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override).
 
-    Where padding may be counted, or the sum is divided by another number than the window's, only 0 survives.
+    Where padding is counted, or the sum is divided by another number than the window's, only 0 survives.
     """
     padding, divisor = (args[i] if len(args) > i else 0 for i in (3, 6))
+    counted = args[5] if len(args) > 5 else True
     pooled = pool(flow, node, args, kwargs)
-    if not is_padded(padding, ()) and not divisor:
+    if not divisor and not (counted and is_padded(padding, ())):
         return pooled
-    known = Field(torch.where(pooled.data == 0, pooled.data, constants.UNKNOWN), pooled.shape)
+    known = zeros_alone(pooled)
     if isinstance(args[0], Field):
         dim = -len(spatial_dims(node, args[0])) - 1
         before, after = channel_constants(pooled, dim), channel_constants(known, dim)
@@ -295,9 +330,32 @@ def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs:
     return known
 
 
+def interpolate(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Weights that sum to 1 only up to rounding, in their own way at every place: 0 survives."""
+    return zeros_alone(pool(flow, node, args, kwargs))
+
+
+def largest(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """The larger of two tensors, or the largest along dimensions."""
+    pair = len(args) > 1 and isinstance(args[1], (Field, Tensor))
+    return (pointwise if pair else extreme)(flow, node, args, kwargs)
+
+
+CREATED: dict[str, int | float] = {
+    **named(0.0, "zeros zeros_like new_zeros"),
+    **named(1.0, "ones ones_like new_ones"),
+    **named(0, "scalar_tensor"),
+    **named(1, "full full_like"),
+    **named(2, "new_full"),
+}
+"""Ops that make a tensor of one number -> the number, or (a whole number) which argument it is."""
+
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),
     **named(move, MOVEMENT_OF_FLOATS),
+    **named(scatter, "slice_scatter select_scatter"),
+    **named(created, " ".join(CREATED)),
+    **named(cast, "to _to_copy"),
     **named(index, "index index_select"),
     **named(pad, "pad constant_pad_nd"),
     "getitem": getitem,
@@ -307,7 +365,7 @@ RULES: dict[str, Rule] = {
         pointwise,
         "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hardsigmoid hardswish hardtanh tanh softplus "
         "log_sigmoid exp expm1 log log1p sqrt rsqrt abs neg square reciprocal clamp clamp_min "
-        "clamp_max sin cos erf add sub rsub div",
+        "clamp_max sin cos erf add sub rsub div maximum minimum",
     ),
     "mul": product,
     **named(conv, CONVOLUTION),
@@ -318,6 +376,12 @@ RULES: dict[str, Rule] = {
     "glu": glu,
     "embedding": embedding,
     **named(reduce, "mean amax amin"),
+    **named(largest, "max min"),
+    **named(extreme, "topk sort"),
+    **named(accumulate, "sum cumsum std var linalg_vector_norm"),
+    "instance_norm": instance_norm,
+    **named(layer_norm, "layer_norm rms_norm"),
+    "upsample_bicubic2d": interpolate,
     **named(pool, WINDOWS),
     **named(avg_pool, AVERAGE_POOLING),
 }

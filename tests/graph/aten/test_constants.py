@@ -111,10 +111,11 @@ def test_every_elementwise_rule_lets_unknowns_through(shape):
     x = torch.full(shape, NAN, dtype=torch.float64)
     more = {"clamp": (-1.0, 1.0), "hardtanh": (-1.0, 1.0), "clamp_min": (0.0,), "clamp_max": (0.0,)}
     more |= {"add": (1.0,), "sub": (1.0,), "rsub": (1.0,), "div": (2.0,)}
+    more |= dict.fromkeys(("maximum", "minimum"), (torch.ones_like(x),))
     for op in [name for name, rule in RULES.items() if rule is pointwise]:
         y = getattr(torch.ops.aten, op)(x, *more.get(op, ()))
         assert bool(y.isnan().all()), op
-    for op in ("add", "sub", "div", "clamp_min", "clamp_max"):
+    for op in ("add", "sub", "div", "clamp_min", "clamp_max", "maximum", "minimum"):
         for a, b in ((x, torch.ones_like(x)), (torch.ones_like(x), x)):
             assert bool(getattr(torch.ops.aten, op)(a, b).isnan().all()), op
 
