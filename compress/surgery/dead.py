@@ -11,13 +11,15 @@ A class is dead if everything that reads it sees a constant, or multiplies it by
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from compress.graph import ChannelGraph, Consumer
+from compress.surgery.readers import Reader, by_class, readers_of, unread, unseen
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None, fold: bool =
         pinned: bool ``[classes]``, classes that must stay for a further reason (a failed type check).
         fold: whether constants other than 0 may be folded; without, their channels stay.
     """
-    search = _Search(graph, pinned, fold=fold)
-    search.remove_what_nobody_sees()
+    free = graph.free() if pinned is None else graph.free() & ~pinned
+    readers = readers_of(graph, fold=fold)
+    search = _Search(graph, readers, unseen(graph, readers, free))
     search.keep_one_in_every_layer()
     steps = (
         search.keep_what_cannot_be_folded,
@@ -85,70 +88,66 @@ def find_dead(graph: ChannelGraph, *, pinned: Tensor | None = None, fold: bool =
     return search.decision()
 
 
+class _Agenda:
+    """Positions that one step has to look at: in rounds of rising order, those alone for which something changed.
+
+    What a round changes further on is looked at in the same round, and anything else in the next one: just as if every
+    round looked at all positions.
+    """
+
+    def __init__(self, count: int):
+        self.now = list(range(count))
+        self.later: list[int] = []
+        self.queued = set(self.now)
+        self.at = -1
+
+    def add(self, position: int) -> None:
+        if position not in self.queued:
+            self.queued.add(position)
+            if position > self.at:
+                heapq.heappush(self.now, position)
+            else:
+                self.later.append(position)
+
+    def round(self) -> Iterator[int]:
+        while self.now:
+            self.at = heapq.heappop(self.now)
+            self.queued.discard(self.at)
+            yield self.at
+        self.now, self.later, self.at = sorted(self.later), [], -1
+
+
 class _Search:
-    """The state of one decision."""
+    """The state of one decision: what is removed, and what the steps that take channels back must look at again."""
 
-    def __init__(self, graph: ChannelGraph, pinned: Tensor | None, *, fold: bool):
-        self.graph = graph
-        self.free = graph.free() if pinned is None else graph.free() & ~pinned
-        self.uses: dict[str, list[Consumer]] = {}
-        for consumer in graph.consumers:
-            self.uses.setdefault(consumer.weight, []).append(consumer)
-        self.everywhere = {weight: list(uses) for weight, uses in self.uses.items()}
-        for consumer in graph.elsewhere:
-            self.everywhere.setdefault(consumer.weight, []).append(consumer)
-        self.inputs = {w: graph.classes.parameters[w][uses[0].in_dim] for w, uses in self.uses.items()}
-        self.outputs = {w: graph.classes.parameters[w][1 - uses[0].in_dim] for w, uses in self.uses.items()}
-        self.reads = graph.reads
-        self.constants = {weight: self._agreed(weight) for weight in self.inputs}
-        self.padded = {weight: any(c.padded for c in self.everywhere[weight]) for weight in self.inputs}
-        self.foldable = {w: fold and self._can_fold(w) for w in self.inputs}
-        self.removed = torch.zeros_like(self.free)
+    def __init__(self, graph: ChannelGraph, readers: Sequence[Reader], removed: Tensor):
+        self.graph, self.readers, self.removed = graph, readers, removed
         self.kept: dict[int, str] = {}
-        self.carriers: dict[str, dict[int, int]] = {weight: {} for weight in self.inputs}
+        self.carriers: dict[str, dict[int, int]] = {reader.weight: {} for reader in readers}
+        self.writers = by_class(reader.outputs for reader in readers)
+        self.users = by_class(torch.cat((reader.inputs, reader.outputs)) for reader in readers)
+        self.selecting = by_class(torch.cat((s.inputs, s.outputs)) for s in graph.selections)
+        self.unread: dict[int, Tensor] = {}
+        self.agendas = {step: _Agenda(len(readers)) for step in ("fold", "carry", "groups")}
+        self.selections = _Agenda(len(graph.selections))
 
-    def _agreed(self, weight: str) -> Tensor:
-        """The constants that a layer's inputs have at all its uses; unknown where they differ."""
-        first, *others = (c.constants for c in self.everywhere[weight])
-        for other in others:
-            first = torch.where(first == other, first, torch.nan) if len(first) == len(other) else first * torch.nan
-        return first
+    def keep(self, cls: int, reason: str) -> None:
+        """Take one class back."""
+        self.removed[cls] = False
+        self.kept[cls] = reason
+        for position in self.writers.get(cls, ()):
+            self.unread.pop(position, None)
+        for position in self.users.get(cls, ()):
+            for agenda in self.agendas.values():
+                agenda.add(position)
+        for position in self.selecting.get(cls, ()):
+            self.selections.add(position)
 
-    def _can_fold(self, weight: str) -> bool:
-        """Whether a constant may move into what follows the layer: that must belong to this layer alone."""
-        uses = self.uses[weight]
-        if self.padded[weight]:
-            return True  # the carrier's weights belong to the layer itself
-        if uses[0].shift is None or any(c.shift != uses[0].shift for c in uses):
-            return False
-        kind, name = uses[0].shift
-        return len(uses) == (self.graph.uses[name] if kind == "bias" else 1)
-
-    def unread(self, weight: str) -> Tensor:
-        """Bool ``[in]``: inputs whose weights to all remaining outputs are zero."""
-        reads = self.reads[weight]
-        alive = ~self.removed[self.outputs[weight]].reshape(reads.shape[0], -1, 1)
-        return ~(reads & alive).any(1).flatten()
-
-    def _harmless(self, weight: str) -> Tensor:
-        """Bool ``[in]``: inputs that can leave, as far as this layer is concerned, even though it reads them."""
-        constants = self.constants[weight]
-        return ~constants.isnan() if self.foldable[weight] else constants == 0
-
-    def remove_what_nobody_sees(self) -> None:
-        """Mark every free class that no reader can tell from a constant; repeat, since removed outputs read nothing."""
-        classes = self.graph.classes.count
-        while True:
-            seen = torch.zeros(classes, dtype=torch.bool)
-            for weight, inputs in self.inputs.items():
-                visible = ~(self._harmless(weight) | self.unread(weight))
-                seen[inputs[visible]] = True
-            for selection in self.graph.selections:
-                seen[selection.inputs[~self.removed[selection.outputs]]] = True
-            removed = self.free & ~seen
-            if torch.equal(removed, self.removed):
-                return
-            self.removed = removed
+    def unread_by(self, position: int) -> Tensor:
+        """Bool ``[in]``: inputs whose weights to all remaining outputs are zero; computed anew where those changed."""
+        if position not in self.unread:
+            self.unread[position] = unread(self.readers[position], self.removed)
+        return self.unread[position]
 
     def keep_one_in_every_layer(self) -> None:
         """A layer must keep a channel: where all of one dimension would leave, its first class stays."""
@@ -166,13 +165,14 @@ class _Search:
         Returns:
             Whether a channel was taken back.
         """
-        before = int(self.removed.sum())
-        for weight, inputs in self.inputs.items():
-            constant = torch.stack([~c.constants.isnan() for c in self.uses[weight]]).any(0)
-            lost = self.removed[inputs] & constant & ~self._harmless(weight) & ~self.unread(weight)
-            for cls in inputs[lost].tolist():
-                self.keep(cls, f"a constant that cannot be folded into {self.uses[weight][0].where}")
-        return int(self.removed.sum()) < before
+        kept = len(self.kept)
+        for position in self.agendas["fold"].round():
+            reader = self.readers[position]
+            constant = torch.stack([~use.constants.isnan() for use in reader.uses]).any(0)
+            lost = self.removed[reader.inputs] & constant & ~reader.harmless & ~self.unread_by(position)
+            for cls in reader.inputs[lost].tolist():
+                self.keep(cls, f"a constant that cannot be folded into {reader.where}")
+        return len(self.kept) > kept
 
     def keep_what_is_selected(self) -> bool:
         """Take back channels that a BatchNorm in front of which channels are selected still picks.
@@ -180,12 +180,13 @@ class _Search:
         Returns:
             Whether a channel was taken back.
         """
-        before = int(self.removed.sum())
-        for selection in self.graph.selections:
+        kept = len(self.kept)
+        for position in self.selections.round():
+            selection = self.graph.selections[position]
             lost = self.removed[selection.inputs] & ~self.removed[selection.outputs]
             for cls in selection.inputs[lost].tolist():
                 self.keep(cls, f"read by {selection.mean.rpartition('.')[0]}")
-        return int(self.removed.sum()) < before
+        return len(self.kept) > kept
 
     def keep_carriers(self) -> bool:
         """For each padded reader of removed constants other than 0, find or keep one channel a group to carry them.
@@ -193,23 +194,26 @@ class _Search:
         Returns:
             Whether a channel was taken back.
         """
-        before = int(self.removed.sum())
-        for weight, inputs in self.inputs.items():
-            if not self.padded[weight]:
+        kept = len(self.kept)
+        for position in self.agendas["carry"].round():
+            reader = self.readers[position]
+            if not reader.padded:
                 continue
-            fold, constants, width = self._to_fold(weight), self.constants[weight], self.reads[weight].shape[2]
+            inputs, constants, width = reader.inputs, reader.constants, reader.reads.shape[2]
+            fold, carriers = self._to_fold(position), self.carriers[reader.weight]
             for group in torch.unique(fold.nonzero().flatten() // width).tolist():
-                if group in self.carriers[weight]:
+                if group in carriers:
                     continue
                 own = torch.arange(len(inputs)) // width == group
                 present = own & ~self.removed[inputs] & ~constants.isnan() & (constants != 0)
                 some = present if bool(present.any()) else own & fold
                 carrier = int(torch.where(some, constants.abs(), 0.0).argmax())
-                self.carriers[weight][group] = carrier
+                carriers[group] = carrier
                 if some is not present:
-                    where, value = self.uses[weight][0].where, float(constants[carrier])
-                    self.keep(int(inputs[carrier]), f"constant {value:.3g}, carried for the padded {where}")
-        return int(self.removed.sum()) < before
+                    value = float(constants[carrier])
+                    reason = f"constant {value:.3g}, carried for the padded {reader.where}"
+                    self.keep(int(inputs[carrier]), reason)
+        return len(self.kept) > kept
 
     def keep_groups_equal(self) -> bool:
         """Take back channels of grouped convolutions until each group that stays loses equally many.
@@ -217,13 +221,12 @@ class _Search:
         Returns:
             Whether a channel was taken back.
         """
-        before = int(self.removed.sum())
-        for weight, reads in self.reads.items():
-            groups = reads.shape[0]
+        kept = len(self.kept)
+        for position in self.agendas["groups"].round():
+            reader, groups = self.readers[position], self.readers[position].reads.shape[0]
             if groups == 1:
                 continue
-            where = self.uses[weight][0].where
-            sides = [classes.reshape(groups, -1) for classes in (self.inputs[weight], self.outputs[weight])]
+            sides = [classes.reshape(groups, -1) for classes in (reader.inputs, reader.outputs)]
             staying = ~torch.stack([self.removed[side].all(1) for side in sides]).all(0)
             if not bool(staying.any()):
                 staying[0] = True
@@ -232,34 +235,28 @@ class _Search:
                 least = min(int(gone.sum(1).min()), side.shape[1] - 1)
                 surplus = side[staying][gone & (gone.cumsum(1) > least)]
                 for cls in surplus[self.removed[surplus]].tolist():
-                    self.keep(cls, f"the groups of {where} must keep equally many channels")
-        return int(self.removed.sum()) < before
+                    self.keep(cls, f"the groups of {reader.where} must keep equally many channels")
+        return len(self.kept) > kept
 
-    def keep(self, cls: int, reason: str) -> None:
-        """Take one class back."""
-        self.removed[cls] = False
-        self.kept[cls] = reason
-
-    def _to_fold(self, weight: str) -> Tensor:
+    def _to_fold(self, position: int) -> Tensor:
         """Bool ``[in]``: removed inputs whose constant some remaining output reads."""
-        constants = self.constants[weight]
-        inputs = self.inputs[weight]
-        gone = self.removed[inputs]
-        return gone & ~constants.isnan() & (constants != 0) & ~self.unread(weight)
+        reader = self.readers[position]
+        folded = self.removed[reader.inputs] & ~reader.constants.isnan() & (reader.constants != 0)
+        return folded & ~self.unread_by(position)
 
     def decision(self) -> Decision:
         """The folds that follow from what is removed now."""
         folds = []
-        for weight, (consumer, *_) in self.uses.items():
-            indices, constants = self._to_fold(weight).nonzero().flatten(), self.constants[weight]
-            outputs = self.outputs[weight].numel()
+        for position, reader in enumerate(self.readers):
+            consumer, constants, outputs = reader.uses[0], reader.constants, reader.outputs.numel()
+            indices = self._to_fold(position).nonzero().flatten()
             if not indices.numel():
                 continue
-            if not self.padded[weight]:
+            if not reader.padded:
                 folds.append(Fold(consumer, indices, constants[indices], outputs))
                 continue
-            group_of = indices // self.reads[weight].shape[2]
-            for group, carrier in self.carriers[weight].items():
+            group_of = indices // reader.reads.shape[2]
+            for group, carrier in self.carriers[reader.weight].items():
                 own = indices[(group_of == group) & (indices != carrier)]
                 if own.numel():
                     folds.append(Fold(consumer, own, constants[own], outputs, carrier, float(constants[carrier])))
@@ -287,20 +284,17 @@ def constant_layers(graph: ChannelGraph) -> dict[str, Tensor]:
 
     What nobody sees is given the constant 0.
     """
-    search = _Search(graph, None, fold=True)
-    search.remove_what_nobody_sees()
+    hidden = unseen(graph, readers_of(graph, fold=True), graph.free())
     found = {}
     for name, known in graph.layer_constants.items():
         outputs = graph.classes.parameters[name].get(0)
-        unseen = torch.zeros_like(known, dtype=torch.bool) if outputs is None else search.removed[outputs]
-        if bool((unseen | ~known.isnan()).all()):
+        unseen_outputs = torch.zeros_like(known, dtype=torch.bool) if outputs is None else hidden[outputs]
+        if bool((unseen_outputs | ~known.isnan()).all()):
             found[name] = known.nan_to_num()
     return found
 
 
 def unread_inputs(graph: ChannelGraph, decision: Decision) -> Iterator[tuple[Tensor, Tensor]]:
     """For each layer that mixes channels: the class of each input, and whether all its weights are zero, bool."""
-    search = _Search(graph, None, fold=True)
-    search.removed = decision.removed
-    for weight, inputs in search.inputs.items():
-        yield inputs, search.unread(weight)
+    for reader in readers_of(graph, fold=True):
+        yield reader.inputs, unread(reader, decision.removed)
