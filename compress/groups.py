@@ -151,7 +151,7 @@ class Groups:
         if self.slices:
             extended = torch.cat((chosen, chosen.new_zeros(1)))
             return [part.spread(extended) for part in self.slices]
-        parts = chosen.split([parameter.numel() for _, parameter in self.weights])
+        parts = torch.split(chosen, [parameter.numel() for _, parameter in self.weights])
         return [own.reshape(parameter.shape) for own, (_, parameter) in zip(parts, self.weights, strict=True)]
 
     def scale_(self, factors: Tensor) -> None:

@@ -93,13 +93,19 @@ A parameter that has not been stepped yet has no state and a step of 0: nothing 
 """
 
 
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser itself, which Accelerate wraps."""
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
 def steps(optimizer: torch.optim.Optimizer, parameters: list[tuple[str, nn.Parameter]]) -> list[Step]:
     """The step of each parameter, in the given order.
 
     Raises:
         ConfigError: the optimiser's type has no metric, or it does not train one of the parameters.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps the optimiser
+    inner = inner_optimizer(optimizer)
     metric = next((METRICS[cls] for cls in type(inner).__mro__ if cls in METRICS), None)
     if metric is None:
         known = ", ".join(cls.__name__ for cls in METRICS)

@@ -15,6 +15,7 @@ of the layer's group weights.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -182,16 +183,16 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     both are at most 0, and the start of 0 stays. Since ``M' >= 1`` and ``|M''| <= 3 M / r^2``, a step of ``delta``
     leaves an error of at most ``1.5 ||w|| (delta / r)^2``.
     """
-    squares, moments = passes.sums(2, lambda block: _moments(passes, block, strengths))
+    squares, moments = passes.sums(2, functools.partial(_moments, passes, strengths))
     norms = squares.sqrt()
     r = torch.where(squares > 0, norms - moments / squares, 0.0).clamp_min(0.0)
     if bool((r < norms / 2).any()):
-        (excess,) = passes.sums(1, lambda block: _excess(passes, block, strengths))
+        (excess,) = passes.sums(1, functools.partial(_excess, passes, strengths))
         r = torch.maximum(r, excess.sqrt())
     tolerance = _NEWTON_TOLERANCE * torch.finfo(r.dtype).eps
     for _ in range(_NEWTON_LIMIT):
         at = torch.where(squares > 0, r, torch.inf)  # a group without weights has no terms
-        f, slope = passes.sums(2, lambda block, at=at: _terms(passes, block, at, strengths))
+        f, slope = passes.sums(2, functools.partial(_terms, passes, at, strengths))
         delta = torch.where(f > 1, (f.sqrt() - 1) * f / slope, 0.0)
         r = r + delta
         if not bool((1.5 * norms * delta.square() > tolerance * r.pow(3)).any()):
@@ -199,27 +200,27 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     return r
 
 
-def _moments(passes: Passes, block: Block, strengths: Tensor) -> Iterator[Tensor]:
+def _moments(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
     """``w^2`` and ``w^2 t``."""
     squares = torch.mul(block.weights, block.weights, out=passes.buffer(block, 0))
     yield squares
-    yield squares.mul_(_thresholds(passes, block, strengths))
+    yield squares.mul_(_thresholds(passes, strengths, block))
 
 
-def _thresholds(passes: Passes, block: Block, strengths: Tensor) -> Tensor:
+def _thresholds(passes: Passes, strengths: Tensor, block: Block) -> Tensor:
     """``t = rate s / d``, in buffer 1."""
     c = block.cut(block.part.spread(_extended(strengths, 0.0))) * block.step.rate
     denominator = passes.denominator(block, 1)
     return torch.div(c, denominator, out=denominator)
 
 
-def _excess(passes: Passes, block: Block, strengths: Tensor) -> Iterator[Tensor]:
+def _excess(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
     """``max(|w| - t, 0)^2``."""
     magnitudes = passes.buffer(block, 0).copy_(block.weights).abs_()
-    yield magnitudes.sub_(_thresholds(passes, block, strengths)).clamp_min_(0.0).square_()
+    yield magnitudes.sub_(_thresholds(passes, strengths, block)).clamp_min_(0.0).square_()
 
 
-def _terms(passes: Passes, block: Block, r: Tensor, strengths: Tensor) -> Iterator[Tensor]:
+def _terms(passes: Passes, r: Tensor, strengths: Tensor, block: Block) -> Iterator[Tensor]:
     """The terms of ``f(r)`` and of ``-f'(r) / 2``; weights that cannot move and whose square underflows count as 0."""
     part = block.part
     c = block.cut(part.spread(_extended(strengths, 0.0))) * block.step.rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from compress.errors import ConfigError
 from compress.groups import Groups, find_groups
 from compress.optim.importance import importance
-from compress.optim.metric import Step, steps
+from compress.optim.metric import Step, inner_optimizer, steps
 from compress.optim.proximal import prox_groups_, prox_weights_, seen_at_once
 from compress.penalties import PENALTIES, Penalty
 
@@ -91,6 +92,7 @@ class Regularizer:
             )
         self._factors: Tensor | None = None
         self._frozen: list[Tensor] | None = None
+        self._steps_taken: WeakKeyDictionary[torch.optim.Optimizer, bool] = WeakKeyDictionary()
 
     @property
     def strength(self) -> float:
@@ -121,12 +123,17 @@ class Regularizer:
     def prox_(self, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step that belongs to the optimiser's last step; call it right after ``optimizer.step()``.
 
+        It does nothing where the optimiser has taken no step since the last call: while gradients are accumulated, or
+        where a gradient scaler has skipped a step whose gradients overflowed.
+
         Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification:
         at momentum 0.9 gradients weigh ten times as much in the long run, so that a strength acts like a tenth of it.
 
         Raises:
             ConfigError: the optimiser's type has no metric, or it does not train a parameter of the groups.
         """
+        if not self._has_stepped(optimizer):
+            return
         if self._frozen is not None:
             self._zero_frozen_()
             return
@@ -217,6 +224,20 @@ class Regularizer:
     def zero_(self, chosen: Tensor) -> None:
         """Make groups, bool ``[groups]``, exactly zero."""
         self.groups.zero_(chosen.to(self._device()))
+
+    def _has_stepped(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the optimiser has taken a step since it was last asked.
+
+        The first time that is taken for granted, unless Accelerate knows better.
+        """
+        inner, taken = inner_optimizer(optimizer), self._steps_taken
+        if inner not in taken:
+            inner.register_step_post_hook(lambda stepped, *_: taken.update({stepped: True}))
+            accumulates = not getattr(getattr(optimizer, "gradient_state", None), "sync_gradients", True)
+            taken[inner] = not (accumulates or getattr(optimizer, "step_was_skipped", False))
+        stepped = taken[inner]
+        taken[inner] = False
+        return stepped
 
     def _zero_frozen_(self) -> None:
         assert self._frozen is not None

@@ -79,7 +79,7 @@ class GroupAccount(Account):
         self.goal = _goal(section, self.given)
         self._floor = section.floor
         sizes = [parameter.numel() for _, parameter in groups.weights]
-        self._layers = groups.layers() if groups.slices else torch.arange(groups.count).split(sizes)
+        self._layers = groups.layers() if groups.slices else torch.split(torch.arange(groups.count), sizes)
 
     def cost(self, dead: Tensor) -> float:  # noqa: D102
         return self.given - int(dead.sum())

@@ -19,7 +19,7 @@ from compress.optim import HardConcrete
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
 from compress.penalties import PENALTIES
 from compress.surgery import Plan
-from compress.train.budget import Budget
+from compress.train.budget import Budget, Landing
 from compress.train.checkpoint import State
 from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import HARD_CONCRETE, NO_PENALTY, Config
@@ -142,6 +142,11 @@ class Learner:
             self.budget.land_(self.regularizer, self.optimizer)
         if self.gates is not None:
             self.gates.fold_()
+
+    @property
+    def landing(self) -> Landing | None:
+        """How near the budget was met, if there is one and it was."""
+        return None if self.budget is None else self.budget.landing
 
     def _keep_dead_(self) -> None:
         if self.regularizer is not None and not self.frozen:

@@ -115,7 +115,7 @@ class Session:
             best={"accuracy": best.best_accuracy, "epoch": best.best_epoch},
             seconds=sum(map(_seconds, MetricsLog(directory / METRICS).records())),
             biases=biases,
-            budget=masked.learner.budget and masked.learner.budget.landing,
+            budget=masked.learner.landing,
         )
         finish(self._config, self._data, self._inputs, trained, directory, self._origin)
 

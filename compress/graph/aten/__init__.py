@@ -55,7 +55,7 @@ def graph_of(
         labels.run()
         state = _State(model, traced)
         state.pin_constants(labels)
-        values = ConstantFlow(traced)
+        values = ConstantFlow(traced, labels.env)
         values.run()
     classes = labels.book.solve()
     return ChannelGraph(

@@ -7,7 +7,7 @@ missing rule loses a channel, never the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compress.graph import constants
+from compress.graph.aten.branches import softmax, total
 from compress.graph.aten.ops import (
     AVERAGE_POOLING,
     BATCH_NORM,
@@ -48,9 +49,10 @@ class ConstantFlow(Walk):
     ceased to be constant, and why.
     """
 
-    def __init__(self, trace: Trace):
+    def __init__(self, trace: Trace, labels: Mapping[fx.Node, Value] | None = None):
         super().__init__(trace)
         self.rules = RULES
+        self.labels = labels or {}
         self.constant_output = False
         self.lost: list[tuple[fx.Node, Tensor, str]] = []
 
@@ -378,7 +380,9 @@ RULES: dict[str, Rule] = {
     **named(reduce, "mean amax amin"),
     **named(largest, "max min"),
     **named(extreme, "topk sort"),
-    **named(accumulate, "sum cumsum std var linalg_vector_norm"),
+    **named(accumulate, "cumsum std var linalg_vector_norm"),
+    "sum": total,
+    **named(softmax, "softmax _softmax"),
     "instance_norm": instance_norm,
     **named(layer_norm, "layer_norm rms_norm"),
     "upsample_bicubic2d": interpolate,
