@@ -8,7 +8,8 @@ COMPRESS_TEST_DATA ?= $(DATA)
 export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg
+.PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg \
+        plots overhead surgery-speed penalties-mnist
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -56,6 +57,22 @@ resnet20-cifar10jpeg: setup ## ResNet-20 on 2,000 images for two epochs: the pat
 	$(BIN)/python experiments/pipeline.py --recipe recipes/resnet20-cifar10jpeg.toml --out $(RUNS)/resnet20-look \
 	    --markdown docs/results/resnet20-cifar10jpeg-path.md -- \
 	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2 --strength 4
+
+plots: setup ## the pictures of docs/penalties.md
+	$(BIN)/python experiments/penalty_plots.py --out docs/images
+
+overhead: setup ## what penalties add to a training step; needs a quiet machine; writes docs/results/overhead.md
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
+	$(BIN)/python experiments/overhead.py --markdown docs/results/overhead.md
+
+surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet machine; writes docs/results/
+	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md
+	$(BIN)/python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
+	$(BIN)/python experiments/selection_cost.py --markdown docs/results/selection-cost.md
+
+penalties-mnist: setup ## every penalty on LeNet-5, an hour; writes docs/results/penalties-mnist.md
+	$(BIN)/python experiments/penalty_table.py --data-dir $(DATA) --out $(RUNS)/penalties-mnist \
+	    --markdown docs/results/penalties-mnist.md
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
