@@ -20,6 +20,7 @@ from compress.surgery.verify import (
     agrees,
     all_sizes,
     changed_operations,
+    displaced_channels,
     mixed_channels,
     outputs,
     random_inputs,
@@ -69,6 +70,8 @@ def find_suspects(graph: ChannelGraph, after: ChannelGraph, plan: Plan) -> Suspe
         rounds = (behind, _neighbours(graph, behind), front, torch.ones_like(behind))
         return Suspects(rounds, "forward computes with its number of channels")
     mixed = mixed_channels(graph, after, plan)
+    if not bool(mixed.any()):
+        mixed = displaced_channels(graph, after, plan)
     if not bool(mixed.any()):
         return None
     why = "cut unevenly where forward splits, shuffles or mixes channels"

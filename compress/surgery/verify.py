@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from compress.errors import ModelError, VerificationError
 from compress.graph import ChannelGraph
 from compress.graph.aten.trace import evaluating
+from compress.graph.channels import Operation
 from compress.surgery.bake import private_copy
 from compress.surgery.plan import Plan
 
@@ -257,10 +258,7 @@ def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan
     """
     changed: list[int] = []
     following: set[int] = set()
-    operations = [
-        op for op in compact.operations if not (op.name == "aten.index_select.default" and op.where in plan.selections)
-    ]
-    for position, (before, after) in enumerate(zip_longest(original.operations, operations)):
+    for position, (before, after) in enumerate(zip_longest(original.operations, _operations(compact, plan))):
         if before is not None and after is not None and before.same(after):
             continue
         if before is None or after is None or before.name != after.name:
@@ -272,6 +270,12 @@ def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan
     return tuple(changed)
 
 
+def _operations(compact: ChannelGraph, plan: Plan) -> list[Operation]:
+    """Those of a compact network, but for the indices that the plan put there."""
+    put = "aten.index_select.default"
+    return [op for op in compact.operations if not (op.name == put and op.where in plan.selections)]
+
+
 def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
     """Classes of the original whose channels meet others in the compact network, or no longer meet each other.
 
@@ -281,6 +285,39 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
 
     Returns:
         Bool ``[classes of the original]``.
+    """
+    source, target, conflict = _same_indices(original, compact, plan)
+    conflict[source[_several(source, target) | _several(target, source)]] = True
+    return conflict
+
+
+def displaced_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
+    """Classes that an operation holds in one network alone, though they are in both.
+
+    ``x[:, 1]`` is another channel where the first one was cut. The networks run the same operations, and
+    ``mixed_channels`` has found none.
+
+    Returns:
+        Bool ``[classes of the original]``.
+    """
+    source, target, displaced = _same_indices(original, compact, plan)
+    origin = torch.full((compact.classes.count,), -1)
+    origin[target] = source
+    present = torch.zeros_like(displaced)
+    present[source] = True
+    for before, after in zip(original.operations, _operations(compact, plan), strict=True):
+        expected, got = torch.zeros_like(present), torch.zeros_like(present)
+        expected[before.classes] = True
+        found = origin[after.classes]
+        got[found[found >= 0]] = True
+        displaced |= (expected & present) ^ got
+    return displaced
+
+
+def _same_indices(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """The class of each index that both networks have, in the one and in the other; and a bool ``[classes]``.
+
+    It marks those of parameters that are not of the planned size.
     """
     conflict = torch.zeros(original.classes.count, dtype=torch.bool)
     before, after = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
@@ -298,14 +335,12 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
                 before.append(classes)
                 after.append(now)
     if len(original.selections) != len(compact.selections):
-        return torch.ones_like(conflict)
+        return torch.cat(before), torch.cat(after), torch.ones_like(conflict)
     for selection, selected in zip(original.selections, compact.selections, strict=True):
         kept = plan.parameters.get(selection.mean)
         before.append(selection.inputs if kept is None else selection.inputs[torch.tensor(kept.indices[0])])
         after.append(selected.inputs)
-    source, target = torch.cat(before), torch.cat(after)
-    conflict[source[_several(source, target) | _several(target, source)]] = True
-    return conflict
+    return torch.cat(before), torch.cat(after), conflict
 
 
 def _several(values: Tensor, keys: Tensor) -> Tensor:

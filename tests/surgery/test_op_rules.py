@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress.graph import channel_graph
+from compress.surgery import compact
 
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 OTHER = torch.randn(2, 3, 11, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -139,3 +140,23 @@ def test_autocast_that_is_enabled_is_no_part_of_an_exact_network(net, randomise_
     graph = channel_graph(model, (X,))
     (reason,) = {graph.classes.reasons[c][0] for c in graph.classes.parameters["a.weight"][0].tolist()}
     assert reason.startswith("wrap_with_autocast has no rule")
+
+
+@pytest.mark.parametrize("dead", [[1], [0, 3], [2, 5]])
+@pytest.mark.parametrize("prefer", ["class", "graph"])
+def test_a_channel_that_forward_picks_by_its_number_stays_that_channel(net, dead, prefer):
+    """``x[:, 1]`` is another channel where one before it was cut."""
+
+    def run(m, x):
+        y = m.a(x) + 0
+        y[:, 1].mul_(3)
+        return m.head(y.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = net(run, a=nn.Conv2d(3, 6, 3), head=nn.Linear(6, 2)).double().eval()
+    with torch.no_grad():
+        model.a.weight[dead] = 0
+        model.a.bias[dead] = 0.3
+    result = compact(model, (X[:1],), prefer=prefer)
+    for x in (X, OTHER):
+        assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()

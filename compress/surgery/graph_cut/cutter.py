@@ -261,6 +261,8 @@ class Cutter(Stays):
         for dim in reversed(range(parts[0].ndim if len(parts) > 1 else 1)):
             if len(parts) > 1 and isinstance(values[0].sizes[dim], Affine):
                 continue
+            if any(p.ndim != parts[0].ndim for p in parts):  # one channel written into many
+                continue
             if any(p.movedim(dim, 0).shape[1:] != parts[0].movedim(dim, 0).shape[1:] for p in parts):
                 continue
             source = torch.cat(parts, dim) if len(parts) > 1 else parts[0]
