@@ -32,6 +32,11 @@ def train(
         str | None, typer.Option(help="weight, kernel, filter, channel, bn-scale or coupled.")
     ] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
+    target_macs: Annotated[
+        str | None,
+        typer.Option(help="Move the strength until this share (30%) or number (1.5M) of multiply-accumulates is left."),
+    ] = None,
+    target_params: Annotated[str | None, typer.Option(help="The same for parameters.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     compact_every: Annotated[
         int | None,
@@ -66,6 +71,7 @@ def train(
         "penalty.name": penalty,
         "penalty.granularity": granularity,
         "penalty.strength": strength,
+        **_budget({"macs": target_macs, "params": target_params}),
         "penalty.compact_every": compact_every,
         "schedule.epochs": epochs,
         "run.device": device,
@@ -96,6 +102,10 @@ def train(
         typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
     console.print(summary_table(summary))
+    if summary["budget"]:
+        met = summary["budget"]
+        shares = [f"{met[key] / met['given']:.1%}" for key in ("reached", "target")]
+        typer.echo(f"\nbudget: {shares[0]} of the {met['measure']} were left when the penalty ended, {shares[1]} asked")
     if config.penalty.name != NO_PENALTY and summary["parameters"]["compact"] == summary["parameters"]["dense"]:
         typer.echo(
             f"\nnote: no channel left the network ({summary['dead_share']:.1%} of the penalty's groups are zero); "
@@ -103,3 +113,20 @@ def train(
         )
     typer.echo(f"\nrun directory: {directory}\nnext:\n  compress inspect {directory}")
     typer.echo(f"  compress export {directory} --onnx model.onnx")
+
+
+def _budget(targets: dict[str, str | None]) -> dict[str, object]:
+    """The keys of a budget for the one target that is given, if one is."""
+    given = {measure: text for measure, text in targets.items() if text is not None}
+    if len(given) > 1:
+        raise ConfigError("--target-macs and --target-params: give one of them; a run ends at one size")
+
+    from compress.pruning.target import parse_amount
+
+    keys: dict[str, object] = {}
+    for measure, text in given.items():
+        keys = {
+            "penalty.budget.measure": measure,
+            "penalty.budget.target": parse_amount(text, f"--target-{measure}"),
+        }
+    return keys

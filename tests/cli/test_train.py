@@ -45,6 +45,32 @@ def test_compactions_are_told_between_the_epochs(compress_command: Callable, tmp
     assert line.endswith(" s")
 
 
+def test_a_target_is_met(compress_command: Callable, tmp_path: Path):
+    net, run = TINY_NET.replace("tiny_net", "wide_net"), tmp_path / "run"
+    outcome = compress_command("train", *SHORT, "--model", net, "--target-macs", "40%", "--out", run)
+    assert outcome.code == 0
+    macs = json.loads((run / "summary.json").read_text())["macs"]
+    assert macs["compact"] == pytest.approx(0.4 * macs["dense"], rel=0.02)
+    [line] = [line for line in outcome.out.splitlines() if line.startswith("budget: ")]
+    assert line.endswith(" of the macs were left when the penalty ended, 40.0% asked")
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (("--target-macs", "50%", "--target-params", "50%"), "give one of them"),
+        (("--target-macs", "half"), "--target-macs half: expected a share"),
+        (("--target-params", "900M"), "below 1 it is a share, else a number"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_refused(compress_command: Callable, tmp_path: Path, targets, told: str):
+    outcome = compress_command("train", *SHORT, *targets, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_with_flags_above_it(compress_command: Callable, tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
