@@ -32,9 +32,9 @@ TOLERANCE = 0.01
 """How near the landing comes to the target, as a share of it, where whole channels allow; half of what is promised."""
 
 GAIN, STEEPEST, HELD, SLACK = 400.0, 1.0, 0.1, 0.02
-"""How the logarithm of the strength follows the excess over the plan, as a share of the whole way: by ``GAIN`` times it
-over all checks together, by ``STEEPEST`` at most at one; down by ``HELD`` where reserved groups had to be held back
-although the excess is no more than ``SLACK``."""
+"""How the logarithm of the strength follows the excess over the plan (the logarithm of the one over the other, as a
+share of that of the whole way): by ``GAIN`` times it over all checks together, by ``STEEPEST`` at most at one; down by
+``HELD`` where reserved groups had to be held back although the excess is no more than ``SLACK``."""
 
 BYTES = 4
 """Of one parameter, float32."""
@@ -224,7 +224,8 @@ class Budget:
         checks = max(CHECKS_PER_EPOCH * (end - start), 1.0)
         progress = min(max((time_epochs - start) / (end - start), 0.0), 1.0)
         if self._controls and progress > 0:
-            excess = (account.cost(dead) - self._planned(progress)) / (account.given - account.goal)
+            over = math.log(max(account.cost(dead), 1.0) / self._planned(progress))
+            excess = over / math.log(account.given / account.goal)
             change = min(max(GAIN / checks * excess, -STEEPEST), STEEPEST)
             self.strength *= math.exp(min(change, -HELD) if self._held and excess <= SLACK else change)
         self._held = 0
