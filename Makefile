@@ -9,7 +9,7 @@ export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg \
-        plots overhead surgery-speed penalties-mnist
+        plots overhead surgery-speed penalties-mnist lenet5-mnist-weights
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -73,6 +73,10 @@ surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet ma
 penalties-mnist: setup ## every penalty on LeNet-5, an hour; writes docs/results/penalties-mnist.md
 	$(BIN)/python experiments/penalty_table.py --data-dir $(DATA) --out $(RUNS)/penalties-mnist \
 	    --markdown docs/results/penalties-mnist.md
+
+lenet5-mnist-weights: setup ## LeNet-5 with 200 times fewer single weights, half an hour; writes docs/results/
+	$(BIN)/python experiments/single_weights.py --data-dir $(DATA) --out $(RUNS)/lenet5-mnist-weights \
+	    --markdown docs/results/lenet5-mnist-weights.md
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
