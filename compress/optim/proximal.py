@@ -78,6 +78,14 @@ def prox_groups_(groups: Groups, penalty: Penalty, weights: Tensor, steps: list[
         DIAGONAL.get(type(part), _one_step_a_group_)(Passes(groups, steps), part, weights)
 
 
+def is_exact(groups: Groups, penalty: Penalty, steps: list[Step]) -> bool:
+    """Whether the proximal step is the minimiser in the metric of these steps, or the approximation told above."""
+    if groups.slices:
+        return _common_rate(steps) is not None or type(penalty.on_norms) in DIAGONAL
+    layerwise = any(isinstance(part, LayerwisePenalty) for part in penalty.parts)
+    return not layerwise or all(step.square is None for step in steps)
+
+
 def seen_at_once(groups: Groups, part: Part, weights: Tensor) -> Iterator[tuple[Index, Tensor]]:
     """Which groups a penalty sees at once, and its factor on them: all, each by itself, or those of a layer."""
     if isinstance(part, LayerwisePenalty):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -14,8 +15,11 @@ from compress.errors import ConfigError
 from compress.groups import Groups, find_groups
 from compress.optim.importance import importance
 from compress.optim.metric import Step, inner_optimizer, steps
-from compress.optim.proximal import prox_groups_, prox_weights_, seen_at_once
+from compress.optim.proximal import is_exact, prox_groups_, prox_weights_, seen_at_once
 from compress.penalties import PENALTIES, Penalty
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def _equal(groups: Groups) -> Tensor:
@@ -92,6 +96,7 @@ class Regularizer:
             )
         self._factors: Tensor | None = None
         self._frozen: list[Tensor] | None = None
+        self._told = False
         self._steps_taken: WeakKeyDictionary[torch.optim.Optimizer, bool] = WeakKeyDictionary()
 
     @property
@@ -138,6 +143,7 @@ class Regularizer:
             self._zero_frozen_()
             return
         metric = steps(optimizer, self.groups.parameters)
+        self._tell_if_approximate(metric)
         if self.groups.slices:
             prox_groups_(self.groups, self.penalty, self._weights(), metric)
         else:
@@ -224,6 +230,18 @@ class Regularizer:
     def zero_(self, chosen: Tensor) -> None:
         """Make groups, bool ``[groups]``, exactly zero."""
         self.groups.zero_(chosen.to(self._device()))
+
+    def _tell_if_approximate(self, metric: list[Step]) -> None:
+        if self._told or is_exact(self.groups, self.penalty, metric):
+            return
+        self._told = True
+        _LOG.warning(
+            "the proximal step of %s on %s groups is approximate after this optimiser: it takes one step for each group "
+            "(or layer), though every weight has its own. Exact there: l0, l1, group-lasso, sparse-group-lasso, and any "
+            "separable penalty on single weights.",
+            type(self.penalty).__name__,
+            self.granularity,
+        )
 
     def _has_stepped(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether the optimiser has taken a step since it was last asked.

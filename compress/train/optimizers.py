@@ -28,6 +28,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
     "sgd": OptimizerKind(torch.optim.SGD, default_momentum=0.9),
     "rmsprop": OptimizerKind(torch.optim.RMSprop, default_momentum=0.0),
     "adam": OptimizerKind(torch.optim.Adam, default_momentum=None),
+    "adamw": OptimizerKind(torch.optim.AdamW, default_momentum=None),
 }
 
 

@@ -153,3 +153,27 @@ def test_accelerate_with_accumulated_gradients() -> None:
                 reg.prox_(optimizer)
                 optimizer.zero_grad()
     torch.testing.assert_close(weights(accelerator.unwrap_model(model)), weights(plain), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "granularity", "optimizer_class", "approximate"),
+    [
+        ("mcp", "coupled", torch.optim.Adam, True),
+        ("mcp", "coupled", torch.optim.SGD, False),
+        ("mcp", "weight", torch.optim.Adam, False),
+        ("l0", "coupled", torch.optim.Adam, False),
+        ("sparse-group-lasso", "coupled", torch.optim.RMSprop, False),
+        ("hoyer", "weight", torch.optim.Adam, True),
+    ],
+)
+def test_an_approximation_is_told_once(caplog, penalty, granularity, optimizer_class, approximate: bool) -> None:
+    model = network()
+    reg = compress.Regularizer(model, penalty, granularity, 1e-6, example_inputs=(X[:1],))
+    optimizer = optimizer_class(model.parameters(), lr=0.01)
+    caplog.clear()
+    for _ in range(2):
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        reg.prox_(optimizer)
+    told = [record for record in caplog.records if "is approximate" in record.message]
+    assert len(told) == int(approximate)
