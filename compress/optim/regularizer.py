@@ -18,7 +18,6 @@ from compress.optim.metric import Step, inner_optimizer, steps
 from compress.optim.proximal import is_exact, prox_groups_, prox_weights_, seen_at_once
 from compress.penalties import PENALTIES, Penalty
 
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -236,9 +235,9 @@ class Regularizer:
             return
         self._told = True
         _LOG.warning(
-            "the proximal step of %s on %s groups is approximate after this optimiser: it takes one step for each group "
-            "(or layer), though every weight has its own. Exact there: l0, l1, group-lasso, sparse-group-lasso, and any "
-            "separable penalty on single weights.",
+            "the proximal step of %s on %s groups is approximate after this optimiser: it takes one step for each "
+            "group (or layer), though every weight has its own. Exact there: l0, l1, group-lasso, sparse-group-lasso, "
+            "and any separable penalty on single weights.",
             type(self.penalty).__name__,
             self.granularity,
         )
