@@ -42,6 +42,11 @@ _CONVOLUTIONS = (
 _LAYERS = (*_CONVOLUTIONS, nn.Linear)
 
 
+def without_underflow(weights: Tensor) -> Tensor:
+    """In float32 where they are float16, whose squares vanish below 2e-4."""
+    return weights.float() if weights.dtype == torch.float16 else weights
+
+
 class GroupSlice:
     """The part that groups have in one parameter.
 
@@ -129,7 +134,7 @@ class Groups:
 
     def squared_norms(self) -> Tensor:
         """``||w_g||_2^2`` of every group, ``[count]``."""
-        return self.gather(lambda part: part.parameter.detach().square())
+        return self.gather(lambda part: without_underflow(part.parameter.detach()).square())
 
     def sizes(self) -> Tensor:
         """Number of weights in every group, float ``[count]``."""

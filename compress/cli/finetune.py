@@ -46,7 +46,7 @@ def finetune(
     from rich.console import Console
 
     from compress.cli.tables import summary_table
-    from compress.train.config import NO_PENALTY
+    from compress.train.config import NO_PENALTY, SHAPES
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
     from compress.train.rundir import CONFIG, Origin, open_run, saved_recipe
@@ -64,7 +64,9 @@ def finetune(
     }
     flags = ({} if resume else fresh) | {key: value for key, value in given.items() if value is not None}
     recipe = saved_recipe(directory) if resume else run / CONFIG
-    config = resolve(recipe, {**flags, "run.out": directory}, settings or ())
+    # RUN's size was met, and its penalty's shape is its own: neither is meant for another penalty
+    without = () if resume else ("penalty.budget", *(f"penalty.{key}" for key in SHAPES))
+    config = resolve(recipe, {**flags, "run.out": directory}, settings or (), without=without)
     check_same_images(opened.config, config)
     before = opened.summary["accuracy"]
     origin = Origin("finetune", opened, {"finetune": {"accuracy_before": {k: v["compact"] for k, v in before.items()}}})

@@ -94,8 +94,9 @@ class Operation:
             return False
         numbers = enumerate(zip(self.numbers, other.numbers, strict=True))
         made = zip(self.made, other.made, strict=True)
-        return all(i in self.sizes or a == b for i, (a, b) in numbers) and all(
-            a.dtype == b.dtype and torch.equal(a, b) for a, b in made
+        return all(i in self.sizes or a == b or (a != a and b != b) for i, (a, b) in numbers) and all(
+            a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+            for a, b in made
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.groups import Groups, GroupSlice
+from compress.groups import Groups, GroupSlice, without_underflow
 from compress.optim.metric import Step
 
 BLOCK = 1 << 20
@@ -44,6 +44,11 @@ class Block:
     def weights(self) -> Tensor:
         """The parameter's own entries; a view."""
         return self.cut(self.part.parameter.detach())
+
+    @property
+    def precise(self) -> Tensor:
+        """The same, to compute with: in float32 where squares would vanish."""
+        return without_underflow(self.weights)
 
 
 class Passes:

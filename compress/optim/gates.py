@@ -86,8 +86,10 @@ class HardConcrete(nn.Module):
         self.folded = False
         factors = GROUP_WEIGHTS[group_weights](self.groups)
         self.register_buffer("_factors", factors.to(self.log_alpha), persistent=False)
-        normalised = _normalised(model, example_inputs)
+        # one input channel, or one kernel, is no scale of a filter
+        normalised = set() if granularity in ("channel", "kernel") else _normalised(model, example_inputs)
         self._gated = [part for part in self.groups.slices if part.parameter not in normalised]
+        self._masked = [part for part in self.groups.slices if part.parameter in normalised]
         self._check_that_gates_act()
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -95,7 +97,7 @@ class HardConcrete(nn.Module):
         if self.folded:
             return self.model(*inputs, **options)
         gates = self.draw() if self.training else self.gates()
-        return functional_call(self.model, self._weights(gates), inputs, options)
+        return functional_call(self.model, self._weights(gates, final=not self.training), inputs, options)
 
     def draw(self) -> Tensor:
         """Random gates ``[groups]`` in [0, 1], with a derivative by ``log_alpha``."""
@@ -124,10 +126,9 @@ class HardConcrete(nn.Module):
             The model, which computes now what the gated network did in evaluation mode.
         """
         if not self.folded:
-            gates = self.gates()
+            weights = self._weights(self.gates(), final=True)
             for part in self.groups.slices:
-                factor = gates if any(part is gated for gated in self._gated) else (gates > 0).to(gates)
-                part.parameter.mul_(_spread(part, factor))
+                part.parameter.copy_(weights[part.name])
             self.folded = True
         return self.model
 
@@ -163,10 +164,12 @@ class HardConcrete(nn.Module):
                     "Use granularity 'coupled' or 'bn-scale', whose groups hold the BatchNorm's own scale."
                 )
 
-    def _weights(self, gates: Tensor) -> dict[str, Tensor]:
+    def _weights(self, gates: Tensor, *, final: bool) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
         for part in self._gated:
             weights[part.name] = weights.get(part.name, part.parameter) * _spread(part, gates)
+        for part in self._masked if final else ():
+            weights[part.name] = weights.get(part.name, part.parameter) * _spread(part, (gates > 0).to(gates))
         return weights
 
 

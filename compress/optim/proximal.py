@@ -131,7 +131,7 @@ def weighted_squares(passes: Passes) -> tuple[Tensor, Tensor]:
     """
 
     def values(block: Block) -> Iterator[Tensor]:
-        squares = torch.mul(block.weights, block.weights, out=passes.buffer(block, 0))
+        squares = torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
         yield squares
         if block.step.square is not None:
             squares = squares.mul_(passes.denominator(block, 1))
@@ -210,7 +210,7 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
 
 def _moments(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
     """``w^2`` and ``w^2 t``."""
-    squares = torch.mul(block.weights, block.weights, out=passes.buffer(block, 0))
+    squares = torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
     yield squares
     yield squares.mul_(_thresholds(passes, strengths, block))
 
@@ -235,7 +235,7 @@ def _terms(passes: Passes, r: Tensor, strengths: Tensor, block: Block) -> Iterat
     denominator = passes.denominator(block, 0)
     shifted = torch.addcmul(c, block.cut(part.spread(_extended(r, 1.0))), denominator, out=passes.buffer(block, 1))
     inverse = torch.div(denominator, shifted.clamp_min_(torch.finfo(passes.dtype).tiny), out=shifted)
-    w = block.weights
+    w = block.precise
     w = w if block.step.rate > 0 else torch.where(w.square() > 0, w, 0.0)
     squares = torch.mul(w, inverse, out=denominator).square_()
     yield squares

@@ -29,16 +29,26 @@ def _sqrt_size(groups: Groups) -> Tensor:
     return groups.sizes().sqrt()
 
 
+def _size(groups: Groups) -> Tensor:
+    sizes = groups.sizes()
+    return sizes / sizes.mean()
+
+
 def _macs(groups: Groups) -> Tensor:
     assert groups.macs is not None
     sizes = groups.sizes()
     return (groups.macs / groups.macs.mean()).to(sizes)
 
 
-GROUP_WEIGHTS: dict[str, Callable[[Groups], Tensor]] = {"none": _equal, "sqrt-size": _sqrt_size, "macs": _macs}
-"""How the penalty of a group is weighted: all alike; by the square root of its number of weights; by the
-multiply-accumulates that leave with it over their mean over groups (so that the mean weight is 1), which makes the
-penalty what the user pays."""
+GROUP_WEIGHTS: dict[str, Callable[[Groups], Tensor]] = {
+    "none": _equal,
+    "sqrt-size": _sqrt_size,
+    "size": _size,
+    "macs": _macs,
+}
+"""How the penalty of a group is weighted: all alike; by the square root of its number of weights; by that number over
+its mean; by the multiply-accumulates that leave with it over their mean over groups (so that the mean weight is 1),
+which makes the penalty what the user pays."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
 from compress.surgery.verify import other_sizes, random_inputs, runs_the_same
 
+OTHER_SIZES = 4
+"""Input sizes at which constants are compared where ``forward`` computes with numbers that follow the size."""
+
 Select = Literal["auto", "never", "always"]
 
 
@@ -59,18 +62,23 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
 
 
 def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
-    """What layers read at another input size, where ``forward`` does something else there.
+    """What layers read at other input sizes, where ``forward`` does something else there.
 
-    Where it runs the same operations, or where the network takes only one size, constants hold as they are.
+    Where it runs the same operations on the same numbers, or where the network takes only one size, constants hold as
+    they are. Else they are compared at several sizes, larger and smaller: a limit that follows the size may cut off
+    nothing at one of them.
     """
+    found: list[Consumer] = []
+    sizes = 0
     for shapes in other_sizes(example_inputs):
         inputs = random_inputs(example_inputs, shapes, seed=0)
         try:
-            return (
-                ()
-                if runs_the_same(private_copy(plain), example_inputs, inputs)
-                else channel_graph(plain, inputs).consumers
-            )
+            if not sizes and runs_the_same(private_copy(plain), example_inputs, inputs):
+                return ()
+            found += channel_graph(plain, inputs).consumers
         except ModelError:
             continue
-    return ()
+        sizes += 1
+        if sizes == OTHER_SIZES:
+            break
+    return tuple(found)

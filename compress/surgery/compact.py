@@ -190,7 +190,8 @@ def _repeatable(task: _Task) -> bool:
 
 
 def _noting_sizes(cut: Cut, agreements: list[Agreement]) -> Cut:
-    if cut.plan.form == "class" or len({a.input_shapes for a in agreements}) > 1:
+    sizes = {tuple(shape[2:] for shape in agreement.input_shapes) for agreement in agreements}
+    if cut.plan.form == "class" or len(sizes) > 1 or not any(any(size) for size in sizes):
         return cut
     shapes = ", ".join("x".join(map(str, shape)) for shape in agreements[0].input_shapes)
     return dataclasses.replace(cut, notes=(*cut.notes, f"height and width stay those of the example inputs ({shapes})"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from compress.graph import ChannelGraph, Consumer
 from compress.surgery.plan import Plan
@@ -105,7 +106,8 @@ def find_differing(
 def _first_difference(
     graph: ChannelGraph, removed: Tensor, original: nn.Module, small: nn.Module, inputs: tuple[Tensor, ...]
 ) -> Consumer | None:
-    consumers = {consumer.where: consumer for consumer in graph.consumers}
+    layers = {path for path, module in original.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    consumers = {c.where: c for c in graph.consumers if c.where in layers and c.weight == f"{c.where}.weight"}
     calls = [_calls(network, consumers, inputs) for network in (original, small)]
     for (where, expected), (also, got) in zip(*calls, strict=False):
         consumer = consumers[where]

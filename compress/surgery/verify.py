@@ -190,8 +190,7 @@ class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif any(part in name for part in ("conv", "pad", "pool")):
             noted = tuple(leaf for leaf in tree_leaves(args) if isinstance(leaf, (int, float)))
         elif name not in _RANGES:
-            given = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
-            noted = tuple(given.get(a.name) for a in func._schema.arguments if str(a.type) == "number")
+            noted = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, (int, float)))
         self.entries.append((name, *noted))
         return func(*args, **kwargs)
 
@@ -356,18 +355,23 @@ def _several(values: Tensor, keys: Tensor) -> Tensor:
 def random_inputs(
     example_inputs: tuple[Tensor, ...], shapes: Sequence[tuple[int, ...]], seed: int
 ) -> tuple[Tensor, ...]:
-    """Standard normal inputs of the given shapes; integer inputs keep the example's values."""
+    """Random inputs of the given shapes: standard normal, any byte, or whole numbers in the example's range."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(shape, generator=generator, dtype=x.dtype if x.dtype != torch.float16 else torch.float32).to(x)
-        if x.is_floating_point()
-        else x
-        for x, shape in zip(example_inputs, shapes, strict=True)
-    )
+    return tuple(_random_like(x, shape, generator) for x, shape in zip(example_inputs, shapes, strict=True))
+
+
+def _random_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if x.is_floating_point() or x.is_complex():
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
+        return drawn.to(x)
+    low, high = (0, 255) if x.dtype == torch.uint8 or not x.numel() else (int(x.min()), int(x.max()))
+    if x.dtype == torch.bool:
+        low, high = 0, 1
+    return torch.randint(low, high + 1, shape, generator=generator).to(x)
 
 
 def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
-    """Other input sizes to try, of other parity."""
+    """Other input sizes to try."""
     return all_sizes(example_inputs)[1:]
 
 
@@ -377,15 +381,35 @@ def in_double(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
-    """The given sizes first, then others to try: smaller ones first where there is room, since they are cheap."""
+    """The given sizes first, then others to try, each with one sample more, and with as many as given.
+
+    First come heights and widths of other parity, the smaller ones first where there is room, since they are cheap;
+    then a half and the double, for networks that take only multiples; then sequences of another length; then only
+    another number of samples.
+    """
     first = tuple(tuple(x.shape) for x in example_inputs)
     spatial = max((max(shape[2:]) for shape in first if len(shape) > 2), default=0)
-    factors = (0.6, 1.5) if spatial >= 64 else (1.5, 0.6)
-    return [first, *(_scaled(first, factor) for factor in factors if spatial)]
+    small, large = (0.6, 0.5), (1.5, 2.0)
+    (odd, even), (other_odd, other_even) = (small, large) if spatial >= 64 else (large, small)
+    sizes = []
+    if spatial:
+        sizes += [_scaled(first, odd, odd=True), _scaled(first, other_odd, odd=True)]
+        sizes += [_scaled(first, even, odd=False), _scaled(first, other_even, odd=False)]
+    if any(len(shape) == 3 for shape in first):
+        sizes.append(
+            tuple((shape[0], _other_parity(shape[1], 1.5), shape[2]) if len(shape) == 3 else shape for shape in first)
+        )
+    candidates = [first]
+    for shapes in [*sizes, first]:
+        candidates += [tuple((shape[0] + 1, *shape[1:]) if shape else shape for shape in shapes), shapes]
+    return list(dict.fromkeys(candidates))
 
 
-def _scaled(shapes: tuple[tuple[int, ...], ...], factor: float) -> tuple[tuple[int, ...], ...]:
-    return tuple((*shape[:2], *(_other_parity(size, factor) for size in shape[2:])) for shape in shapes)
+def _scaled(shapes: tuple[tuple[int, ...], ...], factor: float, *, odd: bool) -> tuple[tuple[int, ...], ...]:
+    def scaled(size: int) -> int:
+        return _other_parity(size, factor) if odd else max(1, int(size * factor))
+
+    return tuple((*shape[:2], *map(scaled, shape[2:])) for shape in shapes)
 
 
 def _other_parity(size: int, factor: float) -> int:

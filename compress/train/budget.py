@@ -36,6 +36,9 @@ GAIN, STEEPEST, HELD, SLACK = 400.0, 1.0, 0.1, 0.02
 share of that of the whole way): by ``GAIN`` times it over all checks together, by ``STEEPEST`` at most at one; down by
 ``HELD`` where reserved groups had to be held back although the excess is no more than ``SLACK``."""
 
+MARGIN = 0.3
+"""How much more than the target is reserved, as a share of it: the landing chooses among what is left over."""
+
 BYTES = 4
 """Of one parameter, float32."""
 
@@ -55,7 +58,9 @@ class Account(ABC):
         """The count without the groups ``dead``, bool ``[groups]``."""
 
     @abstractmethod
-    def needed(self, goal: float, importance: Tensor, dead: Tensor, tolerance: float) -> Tensor:
+    def needed(
+        self, goal: float, importance: Tensor, dead: Tensor, tolerance: float = math.inf, *, at_least: bool = False
+    ) -> Tensor:
         """Bool ``[groups]``: those that stay when the least important leave until the count is nearest to ``goal``.
 
         Args:
@@ -63,6 +68,7 @@ class Account(ABC):
             importance: float64 ``[groups]``.
             dead: bool ``[groups]``, those that have left.
             tolerance: how near is near enough; infinite for strictly by importance.
+            at_least: whether the count must not be below ``goal``.
         """
 
 
@@ -79,13 +85,16 @@ class GroupAccount(Account):
         self.goal = _goal(section, self.given)
         self._floor = section.floor
         sizes = [parameter.numel() for _, parameter in groups.weights]
-        self._layers = groups.layers() if groups.slices else torch.split(torch.arange(groups.count), sizes)
+        layers = groups.layers() if groups.slices else torch.split(torch.arange(groups.count), sizes)
+        self._layers = [layer.cpu() for layer in layers]
 
     def cost(self, dead: Tensor) -> float:  # noqa: D102
         return self.given - int(dead.sum())
 
-    def needed(self, goal: float, importance: Tensor, dead: Tensor, tolerance: float) -> Tensor:  # noqa: D102
-        del tolerance  # every number of groups can be reached
+    def needed(  # noqa: D102
+        self, goal: float, importance: Tensor, dead: Tensor, tolerance: float = math.inf, *, at_least: bool = False
+    ) -> Tensor:
+        del tolerance, at_least  # every number of groups can be reached
         wanted = importance.masked_fill(dead, -1.0)
         for layer in self._layers:
             own = wanted[layer]
@@ -131,7 +140,9 @@ class NetworkAccount(Account):
         nothing = torch.full((self._classes,), -1)
         return Ledger(self._terms, nothing, self._by_class(dead)).total
 
-    def needed(self, goal: float, importance: Tensor, dead: Tensor, tolerance: float) -> Tensor:  # noqa: D102
+    def needed(  # noqa: D102
+        self, goal: float, importance: Tensor, dead: Tensor, tolerance: float = math.inf, *, at_least: bool = False
+    ) -> Tensor:
         gone = self._by_class(dead)
         scores = torch.full((self._classes,), torch.nan, dtype=torch.float64)
         scores[self._class_of] = importance
@@ -140,8 +151,11 @@ class NetworkAccount(Account):
         ledger = Ledger(self._terms, units.of_class, gone, self._rows, self._floor)
         if ledger.total <= goal:
             return ~dead
-        leaving = units.members(down_to(goal, tolerance, units.score, units.layer, ledger))
-        return ~dead & ~leaving[self._class_of]
+        leaving = down_to(goal, tolerance, units.score, units.layer, ledger)
+        leaving.sort(key=units.score.__getitem__)
+        while at_least and ledger.total < goal:
+            ledger.restore(leaving.pop())
+        return ~dead & ~units.members(leaving)[self._class_of]
 
     def _by_class(self, dead: Tensor) -> Tensor:
         gone = torch.zeros(self._classes, dtype=torch.bool)
@@ -198,7 +212,7 @@ class Budget:
             self._account = NetworkAccount(model, regularizer.groups, section, example)
         self._held = 0
         self._check_reachable(regularizer)
-        self.reserve = self._account.needed(self._planned(0), regularizer.importance(), regularizer.dead(), math.inf)
+        self.reserve = self._needed(0.0, regularizer.importance(), _dead(regularizer))
 
     def prox_(self, regularizer: compress.Regularizer, optimizer: torch.optim.Optimizer) -> None:
         """The proximal step, but for reserved groups that it would drop: they stay as they are."""
@@ -219,7 +233,7 @@ class Budget:
             optimizer: its metric says what groups are worth.
             time_epochs: where the training stands.
         """
-        account, dead = self._account, regularizer.dead()
+        account, dead = self._account, _dead(regularizer)
         start, end = self._epochs
         checks = max(CHECKS_PER_EPOCH * (end - start), 1.0)
         progress = min(max((time_epochs - start) / (end - start), 0.0), 1.0)
@@ -229,17 +243,16 @@ class Budget:
             change = min(max(GAIN / checks * excess, -STEEPEST), STEEPEST)
             self.strength *= math.exp(min(change, -HELD) if self._held and excess <= SLACK else change)
         self._held = 0
-        ahead = self._planned(min(progress + 1 / checks, 1.0))
-        self.reserve = account.needed(ahead, regularizer.importance(optimizer), dead, math.inf)
+        self.reserve = self._needed(min(progress + 1 / checks, 1.0), regularizer.importance(optimizer), dead)
 
     def land_(self, regularizer: compress.Regularizer, optimizer: torch.optim.Optimizer) -> None:
         """Make zero what the target does not need."""
-        account, dead = self._account, regularizer.dead()
+        account, dead = self._account, _dead(regularizer)
         worth = regularizer.importance(optimizer)
         try:
             stays = account.needed(account.goal, worth, dead, TOLERANCE * account.goal)
         except UnreachableError:
-            stays = account.needed(account.goal, worth, dead, math.inf)  # the nearest that whole channels allow
+            stays = account.needed(account.goal, worth, dead)  # the nearest that whole channels allow
         regularizer.zero_(~stays)
         self.landing = Landing(self._measure, account.goal, account.cost(~stays), account.given)
 
@@ -253,6 +266,10 @@ class Budget:
         self.strength, self.reserve, self._held = state["strength"], state["reserve"], state["held"]
         self.landing = state["landing"] and Landing(**state["landing"])
 
+    def _needed(self, progress: float, importance: Tensor, dead: Tensor) -> Tensor:
+        size = max(self._planned(progress), (1 + MARGIN) * self._account.goal)
+        return self._account.needed(min(size, self._account.given), importance, dead, at_least=True)
+
     def _planned(self, progress: float) -> float:
         """The size at a point of the way: it falls fast at first, while the network can still learn without.
 
@@ -261,14 +278,18 @@ class Budget:
         return self._account.goal + (self._account.given - self._account.goal) * (1 - progress) ** 3
 
     def _check_reachable(self, regularizer: compress.Regularizer) -> None:
-        account, dead = self._account, regularizer.dead()
-        least = account.cost(~account.needed(0.0, regularizer.importance(), dead, math.inf))
+        account, dead = self._account, _dead(regularizer)
+        least = account.cost(~account.needed(0.0, regularizer.importance(), dead))
         if least > account.goal * (1 + 2 * TOLERANCE):
             raise ConfigError(
                 f"penalty.budget.target: {account.goal:,.0f} of {account.given:,.0f} {self._measure} is out of reach; "
                 f"with penalty.budget.floor and the channels that cannot leave, the least is {least:,.0f} "
                 f"({least / account.given:.1%}). Ask for more, or lower the floor"
             )
+
+
+def _dead(regularizer: compress.Regularizer) -> Tensor:
+    return regularizer.dead().cpu()
 
 
 def _goal(section: BudgetSection, given: float) -> float:

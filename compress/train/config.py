@@ -24,6 +24,9 @@ from pydantic import (
 from compress.errors import ConfigError
 
 NO_PENALTY = "none"
+SHAPES = ("p", "a", "eps", "l1_share")
+"""Keys of the shape parameters that penalties have."""
+
 HARD_CONCRETE = "hard-concrete"
 """Stochastic gates in place of a penalty (see ``compress.optim.gates``)."""
 
@@ -204,7 +207,8 @@ class PenaltySection(Section):
         p, a, eps, l1_share: Shape parameters of the penalties that have them; by default the penalty's own. Without a
             penalty they do nothing.
         mode: ``prox``: a proximal step after each optimizer step; ``subgradient``: added to the gradient before it.
-        group_weights: How groups of different size are weighted; by default the penalty's own way.
+        group_weights: How groups of different size are weighted; by default the penalty's own way, and with a budget by
+            what it counts, so that what leaves first is what is worth least for its price.
         strength_schedule: A name of ``compress.train.schedule.STRENGTH_SCHEDULES``: how the strength moves after that.
         warmup_epochs: Epochs over which the strength rises linearly from zero.
         epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
@@ -238,12 +242,14 @@ class PenaltySection(Section):
         given = {key: getattr(self, key) for key in PENALTIES[self.name].shape_parameters()}
         return {key: value for key, value in given.items() if value is not None}
 
-    @field_validator("p", "a", "eps", "l1_share")
+    @field_validator(*SHAPES)
     @classmethod
     def _shapes(cls, value: float | None, info: ValidationInfo) -> float | None:
         from compress.penalties import PENALTIES
 
         name, key = info.data.get("name"), info.field_name  # the name is absent when it is itself at fault
+        if value is not None and name == HARD_CONCRETE:
+            raise ValueError(f"{name} has no such parameter; leave it out")
         if value is None or key is None or name not in PENALTIES:
             return value
         known = ", ".join(PENALTIES[name].shape_parameters())
@@ -368,6 +374,8 @@ class Config(Section):
                 f"penalty.budget.measure: {measure} counts whole channels, got penalty.granularity "
                 f"{penalty.granularity}; use coupled, or the measure groups"
             )
+        if penalty.strength_schedule != "constant":
+            raise ValueError("penalty.strength_schedule: with a budget the strength follows the budget; leave it out")
         if penalty.mode == "prox" and penalty.strength == 0:
             raise ValueError("penalty.strength: got 0; with a budget it is where the search for the strength starts")
         if penalty.compact_every:
@@ -378,6 +386,14 @@ class Config(Section):
                 f"{self.penalty_epochs} epochs (penalty.epochs): expected fewer"
             )
         return self
+
+    @property
+    def group_weights(self) -> str | None:
+        """A name in ``compress.optim.GROUP_WEIGHTS``; none for the penalty's own way."""
+        budget = self.penalty.budget
+        if self.penalty.group_weights is not None or budget is None:
+            return self.penalty.group_weights
+        return {"macs": "macs", "params": "size", "bytes": "size", "groups": None}[budget.measure]
 
     @property
     def penalty_epochs(self) -> int:

@@ -242,7 +242,7 @@ def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:
         penalty=PENALTIES[penalty.name](penalty.strength, **penalty.shape()),
         granularity=penalty.granularity,
         example_inputs=(example,),
-        group_weights=penalty.group_weights,
+        group_weights=config.group_weights,
     )
     budget = None if penalty.budget is None else Budget(model, regularizer, config, example)
     return Learner(model, optimizer, regularizer, subgradient=penalty.mode == "subgradient", budget=budget)

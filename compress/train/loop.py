@@ -140,7 +140,7 @@ class Trainer:
         """
         while not self.complete:
             self._train_epoch(view, should_stop)
-            if self.position.epoch + 1 == self._config.penalty_epochs == self._config.schedule.epochs:
+            if self.position.epoch + 1 == self._config.schedule.epochs:
                 self.learner.settle_()
             record = self._validate()
             self.position.next_epoch(record["validation_accuracy"])

@@ -27,7 +27,11 @@ LOCATION_KEYS = frozenset({"run.out", "data.dir", "data.download"})
 
 
 def resolve(
-    recipe: Path | None = None, flags: Mapping[str, object] | None = None, settings: Sequence[str] = ()
+    recipe: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    settings: Sequence[str] = (),
+    *,
+    without: Sequence[str] = (),
 ) -> Config:
     """The checked configuration of a run.
 
@@ -35,11 +39,14 @@ def resolve(
         recipe: A TOML file with the sections of ``Config``.
         flags: Values by dotted key (``{"optimizer.lr": 0.1}``); None means that the flag was not given.
         settings: ``section.key=value`` texts; a value is read as TOML, and as a string where it is none.
+        without: Dotted keys of the recipe that are left out.
 
     Raises:
         ConfigError: The recipe cannot be read, or something in it is wrong; every fault is listed.
     """
     tree = read_toml(recipe) if recipe else {}
+    for key in without:
+        _leave_out(tree, key)
     faults: list[str] = []
     for key, value in (flags or {}).items():
         if value is not None:
@@ -85,7 +92,8 @@ def to_toml(config: Config) -> str:
 def changed_keys(before: Config, after: Config) -> list[str]:
     """What differs in the computation, one ``key: old -> new`` each; ``LOCATION_KEYS`` are left out."""
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
-    return [f"{key}: {old[key]} -> {new[key]}" for key in old if key not in LOCATION_KEYS and old[key] != new[key]]
+    keys = [key for key in {**old, **new} if key not in LOCATION_KEYS and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]
 
 
 def _flat(tree: Tree, prefix: str = "") -> Tree:
@@ -93,6 +101,16 @@ def _flat(tree: Tree, prefix: str = "") -> Tree:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _leave_out(tree: Tree, dotted: str) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        inner = tree.get(section)
+        if not isinstance(inner, dict):
+            return
+        tree = inner
+    tree.pop(key, None)
 
 
 def _put(tree: Tree, dotted: str, value: object) -> list[str]:
@@ -120,6 +138,8 @@ def _validate(tree: Tree, faults: list[str], *, source: str) -> Config:
 
 def _fault(details: ErrorDetails) -> str:
     key = ".".join(str(part) for part in details["loc"])
+    if not key:  # several keys together; the message names them
+        return details["msg"].removeprefix("Value error, ")
     if details["type"] == "extra_forbidden":
         return _unknown_key(key)
     if details["type"] == "missing":

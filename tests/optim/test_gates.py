@@ -123,6 +123,37 @@ def test_running_statistics_are_those_without_gates_behind_a_normalised_filter()
     assert torch.equal(model[1].running_mean, plain[1].running_mean)
 
 
+class BesideTheNorm(nn.Module):
+    """A layer whose output feeds a BatchNorm and something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.b, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.c(x)
+        return self.head((y + self.b(y).relu()).mean((2, 3)))
+
+
+def test_evaluation_is_what_the_folded_network_does_beside_a_norm_too() -> None:
+    torch.manual_seed(0)
+    model = BesideTheNorm()
+    gates = gated(model)
+    spread_(gates)
+    x = torch.randn(4, 3, 8, 8)
+    before = gates.eval()(x)
+    assert torch.allclose(gates.fold_()(x), before, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "kernel"])
+def test_gates_on_inputs_act_in_front_of_a_norm(granularity: str) -> None:
+    gates = gated(network(), granularity)
+    x = torch.randn(2, 3, 8, 8)
+    gates.eval()(x).sum().backward()
+    assert gates.log_alpha.grad is not None
+    assert gates.log_alpha.grad.count_nonzero() > 0
+
+
 def test_a_closed_gate_closes_a_normalised_filter_too() -> None:
     model = network()
     gates = gated(model)

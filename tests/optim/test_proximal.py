@@ -504,3 +504,12 @@ def test_groups_in_half_precision_are_summed_in_float32() -> None:
         prox_groups_(groups, L1(0.1), torch.tensor([1.0, 1e-3]), [step_of(torch.full_like(w, 1.0))])
     assert w.dtype == torch.bfloat16
     assert groups.dead().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("step", [0.1, torch.full((2, 1027), 0.1)], ids=["one", "each"])
+def test_small_weights_in_float16_do_not_vanish(step: Eta) -> None:
+    w = nn.Parameter(torch.full((2, 1027), 1e-4, dtype=torch.float16))
+    groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
+    with torch.no_grad():
+        prox_groups_(groups, L0(1e-12), torch.ones(2), [step_of(step)])
+    assert groups.dead().tolist() == [False, False]

@@ -160,3 +160,94 @@ def test_a_channel_that_forward_picks_by_its_number_stays_that_channel(net, dead
     result = compact(model, (X[:1],), prefer=prefer)
     for x in (X, OTHER):
         assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()
+
+
+def half_dead_in_front_of(net, run, cast=False):
+    """Three dead channels with constants in front of an op, and a 1x1 convolution behind it."""
+    torch.manual_seed(0)
+
+    def whole(m, x):
+        y = x.to(m.a.weight.dtype) / 64 if cast else x
+        return m.b(run(m, F.relu(m.a(y))))
+
+    model = net(whole, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 5, 1)).double().eval()
+    with torch.no_grad():
+        model.a.weight[[1, 3, 4]] = 0
+        model.a.bias[[1, 3, 4]] = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    return model
+
+
+def pad_odd(m, y):
+    h, w = y.shape[2:]
+    return F.avg_pool2d(F.pad(y, (0, w % 2, 0, h % 2)) if h % 2 or w % 2 else y, 2)
+
+
+SIZE_DEPENDENT = {
+    "odd sizes are padded": (pad_odd, (5, 7, 12)),
+    "even sizes alone, divided by the size": (
+        lambda m, y: (F.interpolate(F.avg_pool2d(y, 2), scale_factor=2) + y) / y.shape[-1],
+        (12, 16),
+    ),
+    "a limit that follows the size": (lambda m, y: y.clamp(max=y.shape[-1] / 16), (4, 5, 13)),
+    "another limit": (lambda m, y: torch.minimum(y, torch.ones_like(y) * y.shape[-1] / 16), (4, 5, 13)),
+    "a part of a mask": (lambda m, y: y * m.mask[:, :, : y.shape[2], : y.shape[3]], (13, 20, 24)),
+    "the number of samples": (lambda m, y: y / y.shape[0], (8,)),
+}
+
+
+@pytest.mark.parametrize("integers", [False, True], ids=["float", "uint8"])
+@pytest.mark.parametrize("case", SIZE_DEPENDENT.values(), ids=SIZE_DEPENDENT.keys())
+def test_constants_that_follow_the_size_are_none(net, case, integers):
+    run, sizes = case
+    model = half_dead_in_front_of(net, run, cast=integers)
+    mask = torch.ones(1, 1, 32, 32, dtype=torch.float64)
+    mask[:, :, 16:] = 0.5
+    model.register_buffer("mask", mask)
+
+    def images(batch, size):
+        drawn = torch.rand(batch, 3, size, size, dtype=torch.float64)
+        return (255 * drawn).to(torch.uint8) if integers else drawn
+
+    result = compact(model, (images(1, 8),))
+    for size in sizes:
+        for batch in (1, 3):
+            x = images(batch, size)
+            assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()
+
+
+def test_a_count_of_made_entries_is_a_count_of_channels(net):
+    """With an example of zeros alone no comparison of outputs sees it."""
+    model = half_dead_in_front_of(net, lambda m, y: y * torch.ones(m.a.weight.shape[0]).sum(), cast=True)
+    with torch.no_grad():
+        model.a.bias.zero_()
+    result = compact(model, (torch.zeros(1, 3, 8, 8, dtype=torch.uint8),))
+    x = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()
+
+
+def test_nan_among_the_arguments_is_no_difference(net):
+    model = half_dead_in_front_of(net, lambda m, y: y.masked_fill(y > 1e9, float("nan")))
+    assert compact(model, (X[:1],)).report.params_before > 0
+
+
+def test_a_functional_layer_in_a_module_of_its_own_is_no_crash(net):
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 8, 1, 1, dtype=torch.float64))
+
+        def forward(self, y):
+            return F.conv2d(y, self.weight).mean((2, 3))
+
+    def run(m, x):
+        y = F.relu(m.a(x))
+        return m.b(m.head(y * y.shape[-1]))
+
+    torch.manual_seed(0)
+    model = net(run, a=nn.Conv2d(3, 8, 1), head=Head(), b=nn.Linear(4, 2)).double().eval()
+    with torch.no_grad():
+        model.a.weight[[1, 3]] = 0
+        model.a.bias[[1, 3]] = 0.4
+    result = compact(model, (X[:1],))
+    for x in (X, OTHER):
+        assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()

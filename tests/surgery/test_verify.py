@@ -102,12 +102,14 @@ def test_outputs_are_those_of_evaluation_mode_and_the_mode_returns():
     assert (model.training, model[0].training, model[1].training) == (True, False, True)
 
 
-def test_random_inputs_are_repeatable_and_keep_integers():
+def test_random_inputs_are_repeatable_and_keep_the_range_of_integers():
     example = (X, torch.arange(4))
     first, again = (random_inputs(example, [(2, 3, 5, 5), (4,)], 0) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert first[0].dtype == torch.float64
-    assert torch.equal(first[1], example[1])
+    assert torch.equal(first[1], again[1])
+    assert first[1].dtype == torch.int64
+    assert 0 <= int(first[1].min()) <= int(first[1].max()) <= 3
 
 
 class Amplifying(nn.Module):

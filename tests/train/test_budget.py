@@ -13,7 +13,7 @@ from compress.errors import ConfigError
 from compress.train.budget import Budget, GroupAccount, NetworkAccount
 from compress.train.config import BudgetSection
 from compress.train.interrupt import Interrupted, StopRequest
-from compress.train.recipe import resolve, to_toml
+from compress.train.recipe import changed_keys, resolve, to_toml
 from compress.train.session import train
 
 from .wide_net import make
@@ -122,6 +122,32 @@ def test_the_target_is_met_within_two_per_cent_whatever_the_strength(tiny, setti
         assert min(layer["after"] for layer in summary["report"]["layers"].values()) >= 2
 
 
+@pytest.mark.parametrize("name", ["l0", "hoyer"])
+@pytest.mark.parametrize(("measure", "target"), [("macs", 0.3), ("params", 0.4)])
+def test_the_landing_always_comes_from_above(tiny, name: str, measure: str, target: float) -> None:
+    config = tiny(
+        *(WIDE_NET, "schedule.epochs=2", "penalty.epochs=2", f"penalty.name={name}", "penalty.strength=1e-3"),
+        *(f"penalty.budget.measure={measure}", f"penalty.budget.target={target}"),
+    )
+    budget = train(config)["budget"]
+    assert budget["reached"] == pytest.approx(budget["target"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("l0", "penalty.budget.target=0.4"), ("hard-concrete", "penalty.gate_lr_factor=50")]
+)
+def test_training_that_ends_before_the_penalty_is_settled_all_the_same(tiny, name: str, setting: str) -> None:
+    config = tiny(
+        *(WIDE_NET, f"penalty.name={name}", setting, "penalty.epochs=10", "schedule.epochs=3"),
+        *("optimizer.name=adam", "optimizer.lr=0.01", "penalty.strength=0.1"),
+    )
+    summary = train(config)
+    assert summary["parameters"]["compact"] < summary["parameters"]["dense"]
+    log = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["validation_accuracy"] == pytest.approx(summary["accuracy"]["validation"]["masked"])
+    assert name != "l0" or summary["budget"]["reached"] == pytest.approx(summary["budget"]["target"], rel=0.02)
+
+
 def test_the_strength_is_corrected_towards_the_plan(tiny) -> None:
     weak = tiny(
         *(WIDE_NET, "schedule.epochs=4", "penalty.name=l0", "penalty.budget.target=0.3", "penalty.strength=1e-6")
@@ -169,6 +195,7 @@ def test_a_target_that_cannot_be_met_is_refused_before_training(tiny, settings, 
         (("penalty.budget.target=0.5", "penalty.strength=0"), "where the search for the strength starts"),
         (("penalty.budget.target=0.5", "penalty.compact_every=1"), "stays whole to the end"),
         (("penalty.budget.target=0.5", "penalty.warmup_epochs=2"), "expected fewer"),
+        (("penalty.budget.target=0.5", "penalty.strength_schedule=cosine"), "follows the budget"),
         (("penalty.budget.target=0",), "greater than 0"),
         (("penalty.budget.targe=0.5",), "did you mean penalty.budget.target"),
         (("penalty.budget.measure=flops", "penalty.budget.target=0.5"), "'macs', 'params'"),
@@ -183,3 +210,18 @@ def test_a_recipe_with_a_budget_survives_being_saved(tiny, tmp_path: Path) -> No
     config = tiny("penalty.budget.target=0.5", "penalty.budget.floor=4")
     (tmp_path / "saved.toml").write_text(to_toml(config))
     assert resolve(tmp_path / "saved.toml") == config
+
+
+def test_what_differs_from_a_recipe_without_a_budget_is_told(tiny) -> None:
+    changes = changed_keys(tiny(), tiny("penalty.budget.target=0.5"))
+    assert "penalty.budget.target: None -> 0.5" in changes
+    assert "penalty.budget.target: 0.5 -> None" in changed_keys(tiny("penalty.budget.target=0.5"), tiny())
+
+
+@pytest.mark.parametrize(
+    ("measure", "weights"), [("macs", "macs"), ("params", "size"), ("bytes", "size"), ("groups", None)]
+)
+def test_groups_are_weighed_by_what_is_counted(tiny, measure: str, weights: str | None) -> None:
+    settings = ("penalty.budget.target=0.5", f"penalty.budget.measure={measure}")
+    assert tiny(*settings).group_weights == weights
+    assert tiny(*settings, "penalty.group_weights=none").group_weights == "none"

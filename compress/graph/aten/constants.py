@@ -23,6 +23,7 @@ from compress.graph.aten.ops import (
     CONVOLUTION_TRANSPOSED,
     MOVEMENT,
     MOVEMENT_OF_FLOATS,
+    SLICES,
     UNCHANGED,
     WINDOWS,
     conv_arguments,
@@ -87,7 +88,16 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
     if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
         return zeros_alone(execute(node, args, kwargs))
-    return execute(node, args, kwargs)
+    result = execute(node, args, kwargs)
+    return flow.unknown(node, args, kwargs) if _crops(node, args, result) else result
+
+
+def _crops(node: fx.Node, args: tuple[Value, ...], result: Value) -> bool:
+    """Whether entries are left out that differ over space: at another input size others might be."""
+    if base_name(node) not in SLICES or not isinstance(args[0], Field) or not isinstance(result, Field):
+        return False
+    dim = (args[1] if len(args) > 1 else 0) % len(args[0].shape)
+    return dim > 1 and args[0].varies(dim) and result.shape != args[0].shape
 
 
 def scatter(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:

@@ -25,6 +25,7 @@ from compress.graph.aten.ops import (
     MOVEMENT,
     MOVEMENT_OF_FLOATS,
     REDUCTIONS,
+    SLICES,
     UNCHANGED,
     WINDOWS,
     conv_arguments,
@@ -660,9 +661,6 @@ LIKE_ANOTHER: dict[str, Callable[..., Tensor]] = {
 """Ops that take the shape of another tensor -> what they do with it."""
 
 JOINING = frozenset(("cat", "stack"))
-
-SLICES = frozenset(("slice", "select", "narrow"))
-"""The same, where they work along the channels."""
 
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),

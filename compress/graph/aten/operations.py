@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from compress.graph.aten.labels import LabelFlow, place
-from compress.graph.aten.ops import UNCHANGED
+from compress.graph.aten.ops import REDUCTIONS, UNCHANGED
 from compress.graph.aten.trace import Trace, base_name
 from compress.graph.aten.walk import fields_in
 from compress.graph.channels import Operation
@@ -95,11 +95,21 @@ def _numbers(node: fx.Node, env: Mapping[fx.Node, Any]) -> Iterator[tuple[float,
         for number, dim in zip(numbers, dims, strict=True):
             varies = dim is not None and isinstance(field, Field) and field.varies(dim)
             yield float(number), argument in SIZES or varies
+    if name in _REDUCING and isinstance(field, Field) and _is_created(field):
+        yield from ((float(size), False) for size in field.shape)  # how many were made is in the result
     result = env[node]
     if isinstance(result, Field):
-        created = bool((result.data == NEUTRAL).all())
+        created = _is_created(result)
         for dim, size in enumerate(result.shape):
             yield float(size), created or result.varies(dim)
+
+
+def _is_created(field: Field) -> bool:
+    """Whether a tensor was made in ``forward``, and holds no channels yet."""
+    return bool((field.data == NEUTRAL).all())
+
+
+_REDUCING = frozenset((*REDUCTIONS.split(), "softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum"))
 
 
 def _arguments(node: fx.Node) -> Iterator[tuple[str, Any]]:

@@ -28,6 +28,9 @@ UNCHANGED = "contiguous clone alias detach lift_fresh lift_fresh_copy"
 BATCH_NORM = "batch_norm _native_batch_norm_legit_no_training"
 CONVOLUTION = "conv1d conv2d conv3d"
 CONVOLUTION_TRANSPOSED = "conv_transpose1d conv_transpose2d conv_transpose3d"
+SLICES = frozenset(("slice", "select", "narrow"))
+"""Ops that take a part along one dimension."""
+
 REDUCTIONS = "mean sum amax amin var std var_mean std_mean logsumexp prod any all linalg_vector_norm max min"
 
 WINDOWS = (
