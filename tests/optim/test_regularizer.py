@@ -382,8 +382,8 @@ def test_the_model_is_not_changed_and_every_module_keeps_its_mode(net: Net, trai
         (("l1", "kernels", 0.1), {}, f"unknown granularity 'kernels'; known: {', '.join(GRANULARITIES)}"),
         (
             ("l1", "weight", 0.1),
-            {"group_weights": "size"},
-            f"unknown group_weights 'size'; known: {', '.join(GROUP_WEIGHTS)}",
+            {"group_weights": "square"},
+            f"unknown group_weights 'square'; known: {', '.join(GROUP_WEIGHTS)}",
         ),
         (("l1", "weight", -0.1), {}, "penalty strength: got -0.1, expected a finite number >= 0"),
         ((L1(0.1), "weight", -0.1), {}, "penalty strength: got -0.1"),

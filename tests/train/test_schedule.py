@@ -26,9 +26,13 @@ def test_lr_warm_up_starts_above_zero_and_ends_at_full_rate():
     assert got == pytest.approx([0.2, 0.4, 0.8, 0.8])
 
 
-def strength(time_epochs: float, **penalty: object) -> float:
+def config(**penalty: object) -> Config:
     sections = {"model": {"name": "lenet5"}, "data": {"name": "digits"}, "schedule": {"epochs": 8}}
-    return strength_at(time_epochs, Config.model_validate({**sections, "penalty": {"strength": 0.3, **penalty}}))
+    return Config.model_validate({**sections, "penalty": {"strength": 0.3, **penalty}})
+
+
+def strength(time_epochs: float, **penalty: object) -> float:
+    return strength_at(time_epochs, config(**penalty))
 
 
 def test_strength_rises_linearly_from_zero():
@@ -47,5 +51,6 @@ def test_strength_schedules_run_from_the_warm_up_to_the_end_of_the_penalty(name,
 
 
 def test_with_a_budget_the_penalty_ends_at_half_of_the_epochs():
-    assert strength(4, strength_schedule="cosine", budget={"target": 0.5}) == pytest.approx(0, abs=1e-12)
-    assert strength(2, strength_schedule="cosine", budget={"target": 0.5}) == pytest.approx(0.15)
+    assert config(budget={"target": 0.5}).penalty_epochs == 4
+    assert config(budget={"target": 0.5}, epochs=6).penalty_epochs == 6
+    assert config().penalty_epochs == 8

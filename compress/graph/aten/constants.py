@@ -38,6 +38,7 @@ from compress.graph.aten.trace import DROPOUT, Trace, base_name, functional
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.aten.zeros import accumulate, extreme, instance_norm, layer_norm, zeros_alone
 from compress.graph.field import Field
+from compress.graph.labels import NEUTRAL
 
 SMALL = 1 << 16
 """Entries of the largest parameter that is moved as it is: scales and shifts are followed, filters are not."""
@@ -89,13 +90,16 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
         return zeros_alone(execute(node, args, kwargs))
     result = execute(node, args, kwargs)
-    return flow.unknown(node, args, kwargs) if _crops(node, args, result) else result
+    return flow.unknown(node, args, kwargs) if _crops(flow, node, args, result) else result
 
 
-def _crops(node: fx.Node, args: tuple[Value, ...], result: Value) -> bool:
-    """Whether entries are left out that differ over space: at another input size others might be."""
+def _crops(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], result: Value) -> bool:
+    """Whether entries of a table are left out that differ over space: at another input size others might be."""
     if base_name(node) not in SLICES or not isinstance(args[0], Field) or not isinstance(result, Field):
         return False
+    labels = flow.labels.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    if isinstance(labels, Field) and not bool((labels.data == NEUTRAL).all()):
+        return False  # an activation: what is constant in it is so relative to its borders
     dim = (args[1] if len(args) > 1 else 0) % len(args[0].shape)
     return dim > 1 and args[0].varies(dim) and result.shape != args[0].shape
 
