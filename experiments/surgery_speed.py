@@ -45,6 +45,8 @@ def network(name: str) -> nn.Module:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
+        if isinstance(module, nn.Linear) and not module.weight.any():  # a classifier that starts at zero
+            nn.init.normal_(module.weight, 0, 0.02)
     return model
 
 
