@@ -15,9 +15,6 @@ from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
 from compress.surgery.verify import other_sizes, random_inputs, runs_the_same
 
-OTHER_SIZES = 4
-"""Input sizes at which constants are compared where ``forward`` computes with numbers that follow the size."""
-
 Select = Literal["auto", "never", "always"]
 
 
@@ -69,16 +66,17 @@ def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -
     nothing at one of them.
     """
     found: list[Consumer] = []
-    sizes = 0
+    seen: set[tuple[tuple[int, ...], ...]] = set()
     for shapes in other_sizes(example_inputs):
+        size = tuple(shape[2:] for shape in shapes)  # with another number of samples, if that is taken
+        if size in seen:
+            continue
         inputs = random_inputs(example_inputs, shapes, seed=0)
         try:
-            if not sizes and runs_the_same(private_copy(plain), example_inputs, inputs):
+            if not seen and runs_the_same(private_copy(plain), example_inputs, inputs):
                 return ()
             found += channel_graph(plain, inputs).consumers
         except ModelError:
             continue
-        sizes += 1
-        if sizes == OTHER_SIZES:
-            break
+        seen.add(size)
     return tuple(found)
