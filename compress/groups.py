@@ -125,6 +125,9 @@ class Groups:
 
         A group that several layers hold belongs to the first of them.
         """
+        if not self.slices:
+            sizes = [parameter.numel() for _, parameter in self.weights]
+            return list(torch.split(torch.arange(self.count), sizes))
         of_group = torch.full((self.count + 1,), len(self.slices), device=self.slices[0].parameter.device)
         for rank, part in reversed(list(enumerate(sorted(self.slices, key=lambda part: not part.layer)))):
             of_group[part.index().flatten()] = rank

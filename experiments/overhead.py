@@ -15,6 +15,7 @@ steps of (penalty's time / step's time), with the range of its middle half.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from page import Page, about, environment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -160,6 +162,12 @@ def spread(shares: list[float]) -> str:
     return f"{100 * middle:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
 
 
+def measured(arguments: argparse.Namespace) -> Iterator[Iterator[tuple[str, ...]]]:
+    """The rows of each network."""
+    for name in arguments.networks or CASES:
+        yield rows(name, CASES[name], arguments.steps * (20 if name == "lenet5" else 1))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,25 +175,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=11, help="measured steps of each network (LeNet-5: 20 times that)")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
-    lines = [
-        "# What a penalty adds to a training step",
-        "",
-        "Printed by:",
-        "",
-        "    python experiments/overhead.py",
-        "",
-    ]
-    lines += ["\n\n".join((__doc__ or "").split("\n\n")[2:]).strip(), ""]
-    lines += [f"torch {torch.__version__}, {torch.get_num_threads()} threads.", ""]
-    lines += ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
-    print("\n".join(lines[-2:]))
-    for name in arguments.networks or CASES:
-        steps = arguments.steps * (20 if name == "lenet5" else 1)
-        for row in rows(name, CASES[name], steps):
-            lines.append("| " + " | ".join(row) + " |")
-            print(lines[-1], flush=True)
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    page = Page(
+        "What a penalty adds to a training step", "python experiments/overhead.py", about(__doc__), environment()
+    )
+    page.table(HEADINGS, itertools.chain.from_iterable(measured(arguments)))
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from page import Page, about
 from rich.progress import Progress
 from safetensors.torch import load_file
 
@@ -143,15 +144,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="of the runs")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
-    lines = ["# Penalties on LeNet-5, MNIST", "", "Printed by:", "", "    python experiments/penalty_table.py", ""]
-    lines += ["\n\n".join((__doc__ or "").split("\n\n")[2:]).strip(), ""]
-    lines += [f"SEARCH = {SEARCH}, FINAL = {FINAL}, PRICE = {PRICE:.0%}.", ""]
-    lines += ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
-    for row in rows(Study(arguments.data_dir, arguments.out), arguments.penalties or list(PENALTIES)):
-        lines.append("| " + " | ".join(row) + " |")
-        print(lines[-1], flush=True)
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    sizes = f"SEARCH = {SEARCH}, FINAL = {FINAL}, PRICE = {PRICE:.0%}."
+    page = Page("Penalties on LeNet-5, MNIST", "python experiments/penalty_table.py", about(__doc__), sizes)
+    study = Study(arguments.data_dir, arguments.out)
+    page.table(HEADINGS, rows(study, arguments.penalties or list(PENALTIES)))
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from page import Page
 from torch import Tensor, nn
 
 import compress
@@ -92,18 +93,13 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     parser.add_argument("--min-seconds", type=float, default=2.0, help="of each measurement (default: 2)")
     arguments = parser.parse_args()
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- " * len(HEADINGS) + "|"]
-    print("\n".join(lines), flush=True)
-    for case in CASES:
-        lines.append("| " + " | ".join(measure(*case, arguments.min_seconds)) + " |")
-        print(lines[-1], flush=True)
-    if arguments.markdown:
-        text = "# Channel selection: what an index costs\n\nPrinted by:\n\n    python experiments/selection_cost.py\n\n"
-        text += (
-            "Latency with an index in front of each of four BatchNorms over that without, batch 1, 1 thread. The rule\n"
-        )
-        text += f"inserts it where `predicted` is above 1 (COPY_COST = {COPY_COST}).\n\n"
-        arguments.markdown.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
+    rule = (
+        "Latency with an index in front of each of four BatchNorms over that without, batch 1, 1 thread. The rule\n"
+        f"inserts it where `predicted` is above 1 (COPY_COST = {COPY_COST})."
+    )
+    page = Page("Channel selection: what an index costs", "python experiments/selection_cost.py", rule)
+    page.table(HEADINGS, (measure(*case, arguments.min_seconds) for case in CASES))
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

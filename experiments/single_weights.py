@@ -14,6 +14,7 @@ import argparse
 import gzip
 from pathlib import Path
 
+from page import Page, about
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -51,24 +52,9 @@ def main() -> None:
         "epochs": f"{config.schedule.epochs}",
         "file": f"{len(file):,} B, gzip {len(gzip.compress(file, 9)):,} B",
     }
-    about = "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip()
-    command = "    python experiments/single_weights.py"
-    lines = [
-        "# Single weights of LeNet-5, MNIST",
-        "",
-        "Printed by:",
-        "",
-        command,
-        "",
-        about,
-        "",
-        "| | |",
-        "| --- | ---: |",
-    ]
-    lines += [f"| {name} | {value} |" for name, value in rows.items()]
-    print("\n".join(lines[-len(rows) :]))
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    page = Page("Single weights of LeNet-5, MNIST", "python experiments/single_weights.py", about(__doc__))
+    page.table(("", ""), rows.items())
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from page import Page, about, environment
 from torch import Tensor, nn
 
 import compress
@@ -138,7 +139,7 @@ class Report:
 REPORTS = {
     "latency": Report(
         "Latency (one thread) of the compact network over that of the masked one, and over that of two networks built "
-        "directly:\nat the widths of the compact one, and at the number of living channels, which leaves out the "
+        "directly: at the widths of the compact one, and at the number of living channels, which leaves out the "
         "channels that carry.",
         ("network", "float64 error", "carried", "over masked", "over same widths", "over living channels"),
         {"Latency": latency_rows},
@@ -159,18 +160,11 @@ def main() -> None:
     parser.add_argument("--min-seconds", type=float, default=4.0, help="of each latency (default: 4)")
     arguments = parser.parse_args()
     report = REPORTS[arguments.report]
-    lines = [f"# Speed of surgery: {arguments.report}", "", "Printed by:", ""]
-    lines += [f"    python experiments/surgery_speed.py {arguments.report}", "", (__doc__ or "").split("\n\n")[2]]
-    lines += [report.about, f"torch {torch.__version__}, {torch.get_num_threads()} threads.", ""]
+    command = f"python experiments/surgery_speed.py {arguments.report}"
+    page = Page(f"Speed of surgery: {arguments.report}", command, about(__doc__), report.about, environment())
     for title, rows in report.tables.items():
-        print(f"\n{title}", flush=True)
-        lines += [f"## {title}", "", "| " + " | ".join(report.headings) + " |", "| --- " * len(report.headings) + "|"]
-        for row in rows(arguments.min_seconds):
-            lines.append("| " + " | ".join(row) + " |")
-            print(lines[-1], flush=True)
-        lines.append("")
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines), encoding="utf-8")
+        page.table(report.headings, rows(arguments.min_seconds), title)
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,9 @@ def find_candidates(
     groups = GRANULARITIES["coupled"](model, graph)
     if not groups.count:
         raise ConfigError(f"{type(model).__name__} has no channels that could leave it; compress inspect shows why")
-    classes = _classes(groups, graph)
-    free = torch.zeros(graph.classes.count, dtype=torch.bool)
-    free[classes] = True
-    rows = tuple(along for (name, _), along in graph.out_slices().items() if graph.tensors[name].ndim > 1)
-    layers = layers_of([along[free[along]] for along in rows if bool(free[along].any())], graph.classes.count)
-
+    classes, rows, layers = locate(groups, graph)
     result = compact(model, example_inputs) if bool(find_dead(graph).removed.any()) else None
-    gone = torch.zeros_like(free) if result is None else removed_classes(graph, result.plan)
+    gone = torch.zeros(graph.classes.count, dtype=torch.bool) if result is None else removed_classes(graph, result.plan)
     judged = _judge(model, groups, policy, batches).masked_fill(gone[classes], torch.nan)
     normalise = NORMALISATIONS[policy.normalisation]
     scores = torch.full((graph.classes.count,), torch.nan, dtype=torch.float64)
@@ -98,13 +93,18 @@ def removed_classes(graph: ChannelGraph, plan: Plan) -> Tensor:
     return cut & ~stays
 
 
-def _classes(groups: Groups, graph: ChannelGraph) -> Tensor:
-    """Int64 ``[groups]``: the class of each."""
+def locate(groups: Groups, graph: ChannelGraph) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Where coupled groups are in the channel graph: ``classes``, ``rows`` and ``layers`` of ``Candidates``."""
     slices = graph.out_slices()
     found = torch.empty(groups.count + 1, dtype=torch.int64)  # the last entry: in no group
     for part in groups.slices:
         found[part.groups.cpu()] = slices[part.name, part.dim]
-    return found[:-1]
+    classes = found[:-1]
+    free = torch.zeros(graph.classes.count, dtype=torch.bool)
+    free[classes] = True
+    rows = tuple(along for (name, _), along in slices.items() if graph.tensors[name].ndim > 1)
+    layers = layers_of([along[free[along]] for along in rows if bool(free[along].any())], graph.classes.count)
+    return classes, rows, layers
 
 
 def _judge(model: nn.Module, groups: Groups, policy: Policy, batches: Iterable[Batch]) -> Tensor:

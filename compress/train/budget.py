@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 import compress
 from compress.errors import ConfigError
-from compress.graph import channel_graph
+from compress.graph import ChannelGraph, channel_graph
 from compress.groups import Groups
 from compress.pruning.allocation import UnreachableError, down_to
-from compress.pruning.cost import COSTS, Ledger
-from compress.pruning.units import find_units, layers_of
+from compress.pruning.candidates import locate
+from compress.pruning.cost import COSTS, Ledger, Term, params
+from compress.pruning.units import find_units
 from compress.train.checkpoint import State
 from compress.train.config import BudgetSection, Config
 
@@ -84,9 +86,7 @@ class GroupAccount(Account):
         self.given = float(groups.count)
         self.goal = _goal(section, self.given)
         self._floor = section.floor
-        sizes = [parameter.numel() for _, parameter in groups.weights]
-        layers = groups.layers() if groups.slices else torch.split(torch.arange(groups.count), sizes)
-        self._layers = [layer.cpu() for layer in layers]
+        self._layers = [layer.cpu() for layer in groups.layers()]
 
     def cost(self, dead: Tensor) -> float:  # noqa: D102
         return self.given - int(dead.sum())
@@ -117,24 +117,13 @@ class NetworkAccount(Account):
 
     def __init__(self, model: nn.Module, groups: Groups, section: BudgetSection, example: Tensor) -> None:
         graph = channel_graph(model, (example,))
-        self._terms = COSTS[_MEASURED.get(section.measure, section.measure)](model, graph)
+        self._terms = MEASURES[section.measure](model, graph)
         self._floor = section.floor
         self._classes = graph.classes.count
         self._partitions = graph.partitions
-        slices = graph.out_slices()
-        self._class_of = torch.empty(groups.count + 1, dtype=torch.int64)
-        for part in groups.slices:
-            if (part.name, part.dim) in slices:
-                self._class_of[part.groups.cpu()] = slices[part.name, part.dim]
-        self._class_of = self._class_of[:-1]
-        self._rows = [along for (name, _), along in slices.items() if graph.tensors[name].ndim > 1]
-        free = torch.zeros(self._classes, dtype=torch.bool)
-        free[self._class_of] = True
-        self._layers = layers_of([row[free[row]] for row in self._rows if bool(free[row].any())], self._classes)
+        self._class_of, self._rows, self._layers = locate(groups, graph)
         self.given = math.fsum(term.cost for term in self._terms)
-        self.goal = _goal(section, self.given * (BYTES if section.measure == "bytes" else 1))
-        if section.measure == "bytes":
-            self.goal /= BYTES
+        self.goal = _goal(section, self.given)
 
     def cost(self, dead: Tensor) -> float:  # noqa: D102
         nothing = torch.full((self._classes,), -1)
@@ -163,7 +152,12 @@ class NetworkAccount(Account):
         return gone
 
 
-_MEASURED = {"bytes": "params"}
+def _bytes(model: nn.Module, graph: ChannelGraph) -> list[Term]:
+    return [replace(term, cost=BYTES * term.cost) for term in params(model, graph)]
+
+
+MEASURES: dict[str, Callable[[nn.Module, ChannelGraph], list[Term]]] = {**COSTS, "bytes": _bytes}
+"""What is counted in a network -> its terms."""
 
 
 @dataclass(frozen=True)

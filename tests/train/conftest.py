@@ -1,9 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from compress.train.config import Config
+from compress.train.interrupt import Interrupted, StopRequest
 from compress.train.recipe import resolve
 
 TINY_NET = f"{Path(__file__).parent / 'tiny_net.py'}:make"
@@ -32,3 +34,18 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
         return resolve(flags=flags, settings=settings)
 
     return configure
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """``with stopping(9): train(config)``: Ctrl-C in step 9, counted over all trainings of a run."""
+
+    @contextmanager
+    def stop(step: int) -> Iterator[None]:
+        asked = iter(range(1, 10**6))
+        with monkeypatch.context() as patch:
+            patch.setattr(StopRequest, "__bool__", lambda _: next(asked) == step)
+            with pytest.raises(Interrupted):
+                yield
+
+    return stop

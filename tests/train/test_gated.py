@@ -5,7 +5,6 @@ import json
 import pytest
 
 from compress.errors import ConfigError
-from compress.train.interrupt import Interrupted, StopRequest
 from compress.train.session import train
 
 GATED = (
@@ -30,15 +29,12 @@ def test_gates_are_folded_into_exact_zeros_that_leave(tiny, penalty_epochs: str)
 
 
 @pytest.mark.parametrize("step", [8, 14], ids=["gated", "folded"])
-def test_a_gated_run_that_was_stopped_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch, step: int) -> None:
+def test_a_gated_run_that_was_stopped_ends_as_one_that_was_not(tiny, tmp_path, stopping, step: int) -> None:
     settings = (*GATED, "penalty.epochs=2", "schedule.epochs=3")
     whole, config = tiny(*settings, out=tmp_path / "whole"), tiny(*settings, out=tmp_path / "parts")
     train(whole)
-    asked = iter(range(1, 10**6))
-    with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "__bool__", lambda _: next(asked) == step)
-        with pytest.raises(Interrupted):
-            train(config)
+    with stopping(step):
+        train(config)
     train(config, resume=True)
     assert (config.out / "masked.safetensors").read_bytes() == (whole.out / "masked.safetensors").read_bytes()
 

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from compress.data import Data, Split
 from compress.errors import CheckpointError, ConfigError, ModelError
 from compress.train import session
 from compress.train.config import Config
-from compress.train.interrupt import Interrupted, StopRequest
 from compress.train.loop import Trainer
 from compress.train.rundir import load_data, open_run
 from compress.train.session import train
@@ -99,28 +99,14 @@ def test_the_dense_baseline_is_the_same_recipe_without_penalty(tiny: Tiny, tmp_p
     assert dense["dead_share"] is None
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in that step, counted over both trainings of a run."""
-    asked = 0
-
-    def requested(_: StopRequest) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == step
-
-    monkeypatch.setattr(StopRequest, "__bool__", requested)
-
-
 @pytest.mark.parametrize("step", [4, 33], ids=["in the dense baseline", "in the sparse training"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    tiny: Tiny, tmp_path: Path, stopping: Callable[[int], AbstractContextManager[None]], step: int
 ):
     whole = train(tiny("run.dense_baseline=true", out=tmp_path / "whole"))
     config = tiny("run.dense_baseline=true", out=tmp_path / "parts")
-    with monkeypatch.context() as patch:
-        stop_at(step, patch)
-        with pytest.raises(Interrupted):
-            train(config)
+    with stopping(step):
+        train(config)
     assert not (tmp_path / "parts" / "summary.json").exists()
     with pytest.raises(CheckpointError, match=r"the run is not complete .* --resume"):
         open_run(tmp_path / "parts")
