@@ -67,6 +67,37 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
+class Pick:
+    """Channels that an operation takes by their numbers: a slice, a chunk, ``x[:, 1]``.
+
+    Attributes:
+        entering: int64 ``[channels]``, the class of each channel that there is; -1 where it belongs to none.
+        taken: int64, the positions among them that each of its results holds, or that it writes.
+    """
+
+    entering: Tensor
+    taken: tuple[Tensor, ...]
+
+    def displaced(self, other: Pick, removed: Tensor) -> Tensor:
+        """Classes of which ``other``, the same operation of a network without ``removed``, takes other channels.
+
+        Args:
+            other: of the compact network.
+            removed: bool ``[classes]``.
+        """
+        stays = (self.entering < 0) | ~removed[self.entering.clamp_min(0)]
+        left = stays.nonzero().flatten()
+        if left.numel() != other.entering.numel() or len(self.taken) != len(other.taken):
+            return self.entering[self.entering >= 0]
+        wrong = torch.zeros_like(stays)
+        for before, after in zip(self.taken, other.taken, strict=True):
+            expected, got = before[stays[before]], left[after]
+            if not torch.equal(expected, got):
+                wrong[expected] = wrong[got] = True
+        return self.entering[wrong & (self.entering >= 0)]
+
+
+@dataclass(frozen=True, eq=False)
 class Operation:
     """One operation of the network, for comparison with the same one of a compact network.
 
@@ -78,6 +109,7 @@ class Operation:
         made: the tensors that it reads and that ``forward`` made itself.
         reads: positions of the operations whose results it reads.
         classes: int64, the classes of channels that its results hold.
+        pick: which channels it takes, where it takes some by their numbers.
     """
 
     name: str
@@ -87,6 +119,7 @@ class Operation:
     made: tuple[Tensor, ...]
     reads: tuple[int, ...]
     classes: Tensor
+    pick: Pick | None
 
     def same(self, other: Operation) -> bool:
         """Whether ``other``, of a compact network, is this operation on fewer channels."""

@@ -80,7 +80,7 @@ def cut_class(
             suspects = (
                 find_failing(graph, failing_module(small, example_inputs))
                 if after is None
-                else find_suspects(graph, after, plan)
+                else find_suspects(graph, after, plan, decision.removed)
             )
         if after is not None and suspects is None:
             if replace and not graph.elsewhere:  # what is constant at this size may not be at another

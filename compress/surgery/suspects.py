@@ -57,13 +57,14 @@ def find_failing(graph: ChannelGraph, module: str | None) -> Suspects:
     return Suspects((here & graph.sized, graph.sized, here, torch.ones_like(here)), why)
 
 
-def find_suspects(graph: ChannelGraph, after: ChannelGraph, plan: Plan) -> Suspects | None:
+def find_suspects(graph: ChannelGraph, after: ChannelGraph, plan: Plan, removed: Tensor) -> Suspects | None:
     """The type check: what to keep where the compact network is another one; ``None`` where it is the same.
 
     Args:
         graph: of the original.
         after: of the compact network.
         plan: what made it of the original.
+        removed: bool ``[classes]``, what it has lost.
     """
     changed = changed_operations(graph, after, plan)
     if changed:
@@ -72,7 +73,7 @@ def find_suspects(graph: ChannelGraph, after: ChannelGraph, plan: Plan) -> Suspe
         return Suspects(rounds, "forward computes with its number of channels")
     mixed = mixed_channels(graph, after, plan)
     if not bool(mixed.any()):
-        mixed = displaced_channels(graph, after, plan)
+        mixed = displaced_channels(graph, after, plan, removed)
     if not bool(mixed.any()):
         return None
     why = "cut unevenly where forward splits, shuffles or mixes channels"

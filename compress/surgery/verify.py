@@ -296,11 +296,17 @@ def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) ->
     return conflict
 
 
-def displaced_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
-    """Classes that an operation holds in one network alone, though they are in both.
+def displaced_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan, removed: Tensor) -> Tensor:
+    """Classes that an operation holds in one network alone, though they are in both, or takes other channels of.
 
     ``x[:, 1]`` is another channel where the first one was cut. The networks run the same operations, and
     ``mixed_channels`` has found none.
+
+    Args:
+        original: the graph of the original.
+        compact: that of the compact network.
+        plan: what made it.
+        removed: bool ``[classes of the original]``.
 
     Returns:
         Bool ``[classes of the original]``.
@@ -316,6 +322,8 @@ def displaced_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan
         found = origin[after.classes]
         got[found[found >= 0]] = True
         displaced |= (expected & present) ^ got
+        if before.pick is not None and after.pick is not None:
+            displaced[before.pick.displaced(after.pick, removed)] = True
     return displaced
 
 

@@ -158,6 +158,30 @@ def test_a_channel_that_forward_picks_by_its_number_stays_that_channel(net, dead
         model.a.weight[dead] = 0
         model.a.bias[dead] = 0.3
     result = compact(model, (X[:1],), prefer=prefer)
+    if prefer == "graph":
+        assert result.report.layers["a"].after == 6 - len(dead)
+    for x in (X, OTHER):
+        assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()
+
+
+@pytest.mark.usefixtures("no_second_try")
+@pytest.mark.parametrize("prefer", ["class", "graph"])
+def test_channels_of_one_class_are_not_taken_for_each_other(net, prefer):
+    """Both channels that stay are of one class; by its number ``forward`` means the first of them."""
+
+    def run(m, x):
+        left, right = m.a(x).chunk(2, 1)
+        y = torch.cat((left, left + right), 1)
+        y[:, 1].mul_(3)
+        return m.head(y.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = net(run, a=nn.Conv2d(3, 6, 3), head=nn.Linear(6, 2)).double().eval()
+    with torch.no_grad():
+        model.a.weight[[0, 2, 3, 5]] = 0
+        model.a.bias[[0, 2, 3, 5]] = 0
+    result = compact(model, (X[:1],), prefer=prefer)
+    assert result.report.layers["a"].after == (6 if prefer == "class" else 2)
     for x in (X, OTHER):
         assert (model(x) - result.model(x)).abs().max() <= 1e-10 * model(x).abs().max()
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from compress.graph.aten.labels import LabelFlow, place
+from compress.graph.aten.labels import LabelFlow, channels, place
 from compress.graph.aten.ops import REDUCTIONS, UNCHANGED
 from compress.graph.aten.trace import Trace, base_name
 from compress.graph.aten.walk import fields_in
-from compress.graph.channels import Operation
+from compress.graph.channels import Operation, Pick
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL, Classes
 
@@ -52,6 +52,7 @@ def operations(
             made=_made(node, made),
             reads=tuple(position[source] for source in node.all_input_nodes if source in position),
             classes=_held(labels.env[node], classes),
+            pick=_pick(node, labels.env, classes, traced),
         )
 
     return tuple(map(operation, nodes))
@@ -61,6 +62,43 @@ def _held(value: Any, classes: Classes) -> Tensor:
     held = [classes.of(field.data).flatten() for field in fields_in(value)]
     found = torch.unique(torch.cat(held)) if held else torch.empty(0, dtype=torch.int64)
     return found[found >= 0]
+
+
+def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: Trace) -> Pick | None:
+    op = _PICKING.get(base_name(node))
+    source = env.get(node.args[0]) if op is not None and isinstance(node.args[0], fx.Node) else None
+    if op is None or not isinstance(source, Field):
+        return None
+    given = dict(_arguments(node))
+    if isinstance(index := given.get("index"), fx.Node):
+        given["index"] = traced.tensors.get(index.name, ("", None))[1]
+    dim = given["dim"] % len(source.shape)
+    entering = channels(source, dim)
+    if entering is None or given.get("index", 0) is None:
+        return None
+    arguments = {argument.name: given[argument.name] for argument in op._schema.arguments}
+    taken = op(**(arguments | {"self": torch.arange(source.shape[dim]), "dim": 0}))
+    return Pick(classes.of(entering), tuple(t.reshape(-1) for t in tree_leaves(taken)))
+
+
+def _picking() -> dict[str, torch._ops.OpOverload]:
+    aten = torch.ops.aten
+    return {
+        "select": aten.select.int,
+        "select_scatter": aten.select.int,
+        "slice": aten.slice.Tensor,
+        "slice_scatter": aten.slice.Tensor,
+        "narrow": aten.narrow.default,
+        "index_select": aten.index_select.default,
+        "chunk": aten.chunk.default,
+        "split": aten.split.Tensor,
+        "split_with_sizes": aten.split_with_sizes.default,
+        "unbind": aten.unbind.int,
+    }
+
+
+_PICKING = _picking()
+"""Op -> the one that says, of the numbers of all channels, which it takes."""
 
 
 def _made(node: fx.Node, made: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

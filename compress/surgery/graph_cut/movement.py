@@ -224,11 +224,41 @@ def _pad(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Ca
     return target, [x, amounts, *arguments[2:]]
 
 
+def _select(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """select(x, dim, index): the same position among those that stay."""
+    x, dim, index = arguments
+    layout = cutter.present(node, x).layout
+    if not layout.is_plain or layout.kept(dim) is None:
+        return target, arguments
+    return target, [x, dim, _left_of(layout, dim, index)]
+
+
+def _scatter(cutter: Cutter, node: fx.Node, target: Any, arguments: list[Any]) -> Call | None:
+    """select_scatter(x, part, dim, index), slice_scatter(x, part, dim, start, end): into what is left of the places."""
+    layout = cutter.layout(node)
+    if layout is None or not layout.is_plain or len(arguments) < 4 or layout.kept(arguments[2]) is None:
+        return target, arguments
+    x, part, dim, first, *others = arguments
+    if base_name(node) == "select_scatter":
+        return target, [x, part, dim, _left_of(layout, dim, first)]
+    start, end, step = slice(first, *(*others, None)[:2]).indices(layout.shape[dim])
+    return target, [x, part, dim, _left_of(layout, dim, start), _left_of(layout, dim, end), step]
+
+
+def _left_of(layout: Layout, dim: int, position: int) -> int:
+    """How many positions stay in front of one."""
+    size = layout.shape[dim]
+    front = position if position in (0, size) else position % size
+    return int(kept_mask(layout.kept(dim), size)[:front].sum())
+
+
 RESIZE: dict[str, Callable[[Cutter, fx.Node, Any, list[Any]], Call | None]] = {
     **named(_view, "view reshape _unsafe_view expand"),
     "unflatten": _unflatten,
     **named(_split, "split split_with_sizes chunk"),
     **named(_pad, "pad constant_pad_nd"),
+    "select": _select,
+    **named(_scatter, "select_scatter slice_scatter"),
 }
 """Op -> its arguments for cut tensors. What is not here keeps its own."""
 
