@@ -25,7 +25,7 @@ def importance(groups: Groups, weights: Tensor, steps: list[Step]) -> Tensor:
     """
     taken = [step if step.rate > 0 else dataclasses.replace(step, rate=1.0) for step in steps]
     if groups.slices:
-        _, found = weighted_squares(Passes(groups, taken))
+        found = weighted_squares(Passes(groups, taken))
     else:
         pairs = zip(groups.weights, taken, strict=True)
         found = torch.cat([_worth(parameter.detach(), step).flatten() for (_, parameter), step in pairs])

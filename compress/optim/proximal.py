@@ -33,7 +33,7 @@ _NEWTON_LIMIT = 100
 """Near the root convergence is quadratic, far from it a step grows ``r + t`` by half or more: 1 or 2 steps for common
 groups, some 45 for the worst ones in float64."""
 
-_NEWTON_TOLERANCE = 8
+_TOLERANCE = 8
 """Largest relative error of the root, in units of the dtype's epsilon: the rounding error of a sum over a few thousand
 weights."""
 
@@ -106,7 +106,7 @@ def _prox_norms(
 
 def _prox_members_(passes: Passes, penalty: SeparablePenalty) -> None:
     """Apply the scalar operator to every weight that is in a group, in place."""
-    for block in passes.each():
+    for block in passes.blocks:
         w, part = block.weights, block.part
         inside = block.cut(part.broadcast(part.index() < passes.groups.count))
         shrunk = penalty.prox(w.abs(), block.step.eta(block.cut, passes.buffer(block, 0))).copysign(w)
@@ -124,21 +124,28 @@ def _rescale_(groups: Groups, norms: Tensor, shrunk: Tensor) -> None:
     groups.scale_(torch.where(norms > 0, shrunk / norms, 0.0))
 
 
-def weighted_squares(passes: Passes) -> tuple[Tensor, Tensor]:
-    """``sum_i w_i^2`` and ``sum_i w_i^2 / eta_i`` of every group.
+def weighted_squares(passes: Passes) -> Tensor:
+    """``sum_i w_i^2 / eta_i`` of every group.
 
-    A coordinate that was not stepped cannot move: the second is infinite, unless all such weights are zero.
+    A coordinate that was not stepped cannot move: it is infinite there, unless all such weights are zero.
     """
 
     def values(block: Block) -> Iterator[Tensor]:
-        squares = torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
-        yield squares
-        if block.step.square is not None:
-            squares = squares.mul_(passes.denominator(block, 1))
-        yield _over_rate(squares, block.step)
+        yield _over_eta(passes, block, _squares(passes, block))
 
-    squares, quotients = passes.sums(2, values)
-    return squares, quotients
+    return passes.sums(1, values)[0]
+
+
+def _squares(passes: Passes, block: Block) -> Tensor:
+    """``w_i^2``, in buffer 0."""
+    return torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
+
+
+def _over_eta(passes: Passes, block: Block, squares: Tensor) -> Tensor:
+    """Sums of ``w_i^2 / eta_i``; ``squares`` are used up."""
+    if block.step.square is not None:
+        squares = squares.mul_(passes.denominator(block, 1))
+    return _over_rate(passes.rows(block, squares), block.step)
 
 
 def _over_rate(values: Tensor, step: Step) -> Tensor:
@@ -154,7 +161,7 @@ def _one_step(part: Part, squares: Tensor, quotients: Tensor) -> Tensor:
 
 def _l0_diagonal_(passes: Passes, penalty: Part, weights: Tensor) -> None:
     """Keep a group iff dropping it would cost more than the penalty."""
-    _, quotients = weighted_squares(passes)
+    quotients = weighted_squares(passes)
     keep = quotients / 2 > penalty.strength * weights
     if not bool(keep.all()):
         passes.groups.scale_(keep.to(quotients.dtype))
@@ -165,41 +172,72 @@ def _l1_diagonal_(passes: Passes, penalty: Part, weights: Tensor) -> None:
 
     With ``t_i = eta_i s_g`` the solution is ``x_i = w_i r / (r + t_i)``, where ``r = ||x||`` is the root of
     ``f(r) = sum_i (w_i / (r + t_i))^2 = 1``; where ``f(0) <= 1`` there is none and ``x = 0``. A coordinate with
-    ``t_i = 0`` stays as it is. With ``eta_i = rate / d_i`` and ``c_i = rate s_g``, all is computed from
-    ``1 / (r + t_i) = d_i / (r d_i + c_i)``.
+    ``t_i = 0`` stays as it is. With ``eta_i = rate / d_i`` it is ``x_i = w_i d_i / (d_i + rate s_g / r)``.
     """
     if penalty.strength == 0:
         return
     strengths = penalty.strength * weights
     roots = _secular_roots(passes, strengths)
-    r, s = _extended(roots, 1.0), _extended(strengths, 0.0)
-    for block in passes.each():
+    pulls = _extended(torch.where(strengths > 0, strengths / roots, 0.0), 0.0)
+    for block in passes.blocks:
         if block.step.rate > 0:
-            denominator, part = passes.denominator(block, 0), block.part
-            stays = torch.mul(block.cut(part.spread(r)), denominator, out=passes.buffer(block, 1))
-            total = torch.add(stays, block.cut(part.spread(s)), alpha=block.step.rate, out=denominator)
-            block.weights.mul_(stays.div_(total.clamp_min_(torch.finfo(passes.dtype).tiny)))
+            stays = passes.denominator(block, 0)
+            pull = block.cut(block.part.spread(pulls)) * block.step.rate
+            block.weights.mul_(stays.div_(torch.add(stays, pull, out=passes.buffer(block, 1))))
 
 
 def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     """The root of ``f(r) = sum_i (w_i / (r + t_i))^2 = 1`` of every group, ``[count]``; 0 where ``f(0) <= 1``.
 
     ``M(r) = ||w|| / sqrt(f)`` is the power mean (exponent -2, weights ``w_i^2``) of the ``r + t_i``: increasing and
-    concave, so that Newton's method on ``M(r) = ||w||``, started below the root, approaches it from below. Power means
-    grow with their exponent, so that ``||w|| - mean(t)`` is a start below the root; so is ``||max(|w_i| - t_i, 0)||``,
-    from where on no term of ``f`` exceeds 1: nothing overflows, however different the steps are. Where there is no root
-    both are at most 0, and the start of 0 stays. Since ``M' >= 1`` and ``|M''| <= 3 M / r^2``, a step of ``delta``
-    leaves an error of at most ``1.5 ||w|| (delta / r)^2``.
+    concave. Power means grow with their exponent, so that ``||w|| - mean(t)`` lies below the root of ``M(r) = ||w||``;
+    and since ``(1 + x)^-2 <= 1 - 2 x + 3 x^2``, ``M(r) >= r + mean(t) - 1.5 mean(t^2) / r``, so that the root lies at
+    most ``1.5 mean(t^2) / r`` above it. Where that is no more than rounding, as it is where a step takes less than a
+    thousandth of a group's norm, three sums have found the root. The others are left to Newton's method.
     """
-    squares, moments = passes.sums(2, functools.partial(_moments, passes, strengths))
-    norms = squares.sqrt()
-    r = torch.where(squares > 0, norms - moments / squares, 0.0).clamp_min(0.0)
+    squares, firsts, seconds = passes.sums(3, functools.partial(_moments, passes))
+    norms, some = squares.sqrt(), (squares > 0) & (strengths > 0)
+    mean = torch.where(some, strengths * firsts / squares, 0.0)
+    spread = 1.5 * torch.where(some, strengths.square() * seconds / squares, 0.0)
+    r = (norms - mean).clamp_min(0.0)
+    sure = spread <= _TOLERANCE * torch.finfo(r.dtype).eps * r.square()
+    r = torch.where(sure & some, r + (spread - 1.5 * mean.square()) / r, r)
+    return r if bool(sure.all()) else torch.where(sure, r, _newton(passes.over(~sure), strengths, norms, r))
+
+
+def _moments(passes: Passes, block: Block) -> Iterator[Tensor]:
+    """``w^2``, and with ``eta`` and ``eta^2`` as factors."""
+    rate, values = block.step.rate, _squares(passes, block)
+    yield passes.rows(block, values)
+    if block.step.square is None:
+        yield (total := passes.rows(block, values) * rate)
+        yield total * rate
+        return
+    denominator = passes.denominator(block, 1)
+    yield passes.rows(block, values.div_(denominator)) * rate
+    yield passes.rows(block, values.div_(denominator)) * rate**2
+
+
+def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> Tensor:
+    """The roots of ``_secular_roots`` by Newton's method on ``M(r) = ||w||``, which approaches them from below.
+
+    ``||max(|w_i| - t_i, 0)||`` lies below the root too; from there on no term of ``f`` exceeds 1: nothing overflows,
+    however different the steps are. Where there is no root both starts are at most 0, and 0 stays. Since ``M' >= 1``
+    and ``|M''| <= 3 M / r^2``, a step of ``delta`` leaves an error of at most ``1.5 ||w|| (delta / r)^2``.
+
+    Args:
+        passes: over the groups that are wanted; what is returned for others means nothing.
+        strengths: ``s_g`` of each group.
+        norms: ``||w||``.
+        start: at most the root.
+    """
+    r = start
     if bool((r < norms / 2).any()):
         (excess,) = passes.sums(1, functools.partial(_excess, passes, strengths))
         r = torch.maximum(r, excess.sqrt())
-    tolerance = _NEWTON_TOLERANCE * torch.finfo(r.dtype).eps
+    tolerance = _TOLERANCE * torch.finfo(r.dtype).eps
     for _ in range(_NEWTON_LIMIT):
-        at = torch.where(squares > 0, r, torch.inf)  # a group without weights has no terms
+        at = torch.where(norms > 0, r, torch.inf)  # a group without weights has no terms
         f, slope = passes.sums(2, functools.partial(_terms, passes, at, strengths))
         delta = torch.where(f > 1, (f.sqrt() - 1) * f / slope, 0.0)
         r = r + delta
@@ -208,28 +246,20 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     return r
 
 
-def _moments(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
-    """``w^2`` and ``w^2 t``."""
-    squares = torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
-    yield squares
-    yield squares.mul_(_thresholds(passes, strengths, block))
-
-
-def _thresholds(passes: Passes, strengths: Tensor, block: Block) -> Tensor:
-    """``t = rate s / d``, in buffer 1."""
+def _excess(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
+    """``max(|w| - t, 0)^2``, with ``t = rate s / d``."""
     c = block.cut(block.part.spread(_extended(strengths, 0.0))) * block.step.rate
     denominator = passes.denominator(block, 1)
-    return torch.div(c, denominator, out=denominator)
-
-
-def _excess(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
-    """``max(|w| - t, 0)^2``."""
     magnitudes = passes.buffer(block, 0).copy_(block.weights).abs_()
-    yield magnitudes.sub_(_thresholds(passes, strengths, block)).clamp_min_(0.0).square_()
+    magnitudes.sub_(torch.div(c, denominator, out=denominator)).clamp_min_(0.0).square_()
+    yield passes.rows(block, magnitudes)
 
 
 def _terms(passes: Passes, r: Tensor, strengths: Tensor, block: Block) -> Iterator[Tensor]:
-    """The terms of ``f(r)`` and of ``-f'(r) / 2``; weights that cannot move and whose square underflows count as 0."""
+    """The terms of ``f(r)`` and of ``-f'(r) / 2``; weights that cannot move and whose square underflows count as 0.
+
+    With ``1 / (r + t_i) = d_i / (r d_i + c)`` and ``c = rate s_g``.
+    """
     part = block.part
     c = block.cut(part.spread(_extended(strengths, 0.0))) * block.step.rate
     denominator = passes.denominator(block, 0)
@@ -238,8 +268,8 @@ def _terms(passes: Passes, r: Tensor, strengths: Tensor, block: Block) -> Iterat
     w = block.precise
     w = w if block.step.rate > 0 else torch.where(w.square() > 0, w, 0.0)
     squares = torch.mul(w, inverse, out=denominator).square_()
-    yield squares
-    yield squares.mul_(inverse)
+    yield passes.rows(block, squares)
+    yield passes.rows(block, squares.mul_(inverse))
 
 
 def _extended(by_group: Tensor, last: float) -> Tensor:
@@ -249,7 +279,13 @@ def _extended(by_group: Tensor, last: float) -> Tensor:
 
 def _one_step_a_group_(passes: Passes, part: Part, weights: Tensor) -> None:
     """Approximation for the other penalties: the step ``||w||^2 / sum_i (w_i^2 / eta_i)`` for the whole group."""
-    squares, quotients = weighted_squares(passes)
+
+    def values(block: Block) -> Iterator[Tensor]:
+        squares = _squares(passes, block)
+        yield passes.rows(block, squares)
+        yield _over_eta(passes, block, squares)
+
+    squares, quotients = passes.sums(2, values)
     norms = squares.sqrt()
     shrunk = _prox_norms(passes.groups, part, weights, norms, lambda at: _one_step(part, squares[at], quotients[at]))
     _rescale_(passes.groups, norms, shrunk)

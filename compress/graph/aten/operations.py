@@ -65,6 +65,7 @@ def _held(value: Any, classes: Classes) -> Tensor:
 
 
 def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: Trace) -> Pick | None:
+    """See ``Pick``; ``None`` for other operations, and where a network that was cut wrongly has no such channels."""
     op = _PICKING.get(base_name(node))
     source = env.get(node.args[0]) if op is not None and isinstance(node.args[0], fx.Node) else None
     if op is None or not isinstance(source, Field):
@@ -77,7 +78,10 @@ def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: T
     if entering is None or given.get("index", 0) is None:
         return None
     arguments = {argument.name: given[argument.name] for argument in op._schema.arguments}
-    taken = op(**(arguments | {"self": torch.arange(source.shape[dim]), "dim": 0}))
+    try:
+        taken = op(**(arguments | {"self": torch.arange(source.shape[dim]), "dim": 0}))
+    except IndexError:
+        return None
     return Pick(classes.of(entering), tuple(t.reshape(-1) for t in tree_leaves(taken)))
 
 
