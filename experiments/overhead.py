@@ -5,8 +5,9 @@
 
 One step is forward, backward and the optimizer's own step, on random images. Each measured step is followed by every
 penalty in turn, on the same network, each timed by itself: so the ratios are of one run, and a machine that becomes
-busier slows both sides. Strengths are so small that the network stays as it is. Each figure is the median over the
-steps of (penalty's time / step's time), with the range of its middle half.
+busier slows both sides. Each figure is the median over the steps of (penalty's time / step's time), with the range of
+its middle half. ``group-lasso`` is as strong as in training: with each step a typical group loses 3e-4 of its norm. The
+work of the others does not depend on their strength; it is so small that nothing dies.
 
 ``network slimming`` is the loop over BatchNorm layers that adds the sign of each scale to its gradient;
 ``GroupNormPruner`` is that of Torch-Pruning, whose ``regularize`` adds a pull on coupled groups to the gradients.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +33,10 @@ import compress
 from compress.models import build
 
 STRENGTH = 1e-12
-"""Next to nothing: the work of a proximal step does not depend on how much it moves."""
+"""Next to nothing."""
+
+PULL = 3e-4
+"""The share of its norm that the median group loses with a step of ``group-lasso``."""
 
 PENALTIES = ("l0", "group-lasso", "mcp")
 LEARNING_RATE = 1e-6
@@ -85,12 +90,14 @@ class Bench:
             "Adam": torch.optim.Adam(parameters, LEARNING_RATE),
         }
         self.acts: dict[tuple[str, str], Act] = {}
-        for penalty in PENALTIES:
+        self.step()
+        for penalty, (name, optimizer) in itertools.product(PENALTIES, self.optimizers.items()):
             reg = compress.Regularizer(
                 self.model, penalty, "coupled", STRENGTH, example_inputs=(self.images[:1],), group_weights="sqrt-size"
             )
-            for name, optimizer in self.optimizers.items():
-                self.acts[penalty, name] = lambda reg=reg, optimizer=optimizer: reg.prox_(optimizer)
+            if penalty == "group-lasso":
+                reg.strength = strength_in_training(reg, optimizer)
+            self.acts[penalty, name] = lambda reg=reg, optimizer=optimizer: reg.prox_(optimizer)
         for peer, act in peers(self.model, self.images[:1]):
             for name in self.optimizers:
                 self.acts[peer, name] = act
@@ -107,6 +114,21 @@ class Bench:
         """Seconds of one step, by optimizer, and each penalty's time as a share of it."""
         step = self.step()
         return step, {key: seconds(act) / step[key[1]] for key, act in self.acts.items()}
+
+
+def strength_in_training(reg: compress.Regularizer, optimizer: torch.optim.Optimizer) -> float:
+    """The strength with which the median group loses ``PULL`` of its norm, to within a tenth."""
+    before = reg.groups.squared_norms().sqrt()
+    kept = [parameter.detach().clone() for _, parameter in reg.groups.parameters]
+    strength, loss = 1.0, math.inf
+    while not 0.9 * PULL < loss < 1.1 * PULL:
+        reg.strength = strength
+        reg.prox_(optimizer)
+        loss = float((1 - reg.groups.squared_norms().sqrt() / before)[before > 0].median())
+        strength *= min(max(PULL / max(loss, PULL / 100), 1e-3), 1e3)
+        for (_, parameter), old in zip(reg.groups.parameters, kept, strict=True):
+            parameter.detach().copy_(old)
+    return reg.strength
 
 
 def seconds(act: Callable[[], object]) -> float:

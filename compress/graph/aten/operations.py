@@ -72,7 +72,8 @@ def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: T
         return None
     given = dict(_arguments(node))
     if isinstance(index := given.get("index"), fx.Node):
-        given["index"] = traced.tensors.get(index.name, ("", None))[1]
+        _, found = traced.tensors.get(index.name, ("", None))
+        given["index"] = None if found is None else found.cpu()
     dim = given["dim"] % len(source.shape)
     entering = channels(source, dim)
     if entering is None or given.get("index", 0) is None:
