@@ -20,7 +20,7 @@ from compress.optim.metric import Step
 BLOCK = 1 << 20
 """Weights of a block on the CPU: large enough that the calls cost nothing, small enough for a shared cache."""
 
-BUFFERS = 3
+BUFFERS = 2
 
 
 @dataclass(frozen=True, eq=False)
