@@ -1,4 +1,4 @@
-"""Models by name: this package's networks for small images, torchvision's, and the user's own.
+"""Models by name: this package's networks for small images, torchvision's, timm's, and the user's own.
 
 A new network is one file here and one line in ``MODELS``.
 """
@@ -6,21 +6,25 @@ A new network is one file here and one line in ``MODELS``.
 import copy
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import ModelError
+from compress.models.densenet import densenet40, densenet100
 from compress.models.from_file import build_from_file
+from compress.models.from_timm import build_timm
 from compress.models.from_torchvision import build_torchvision
-from compress.models.lenet import LeNet5
-from compress.models.resnet import resnet20, resnet56
-from compress.models.vgg import vgg11, vgg16, vgg19
+from compress.models.lenet import LeNet5, LeNet300100
+from compress.models.mobilenetv1 import mobilenetv1_quarter
+from compress.models.mobilenetv2 import MobileNetV2
+from compress.models.resnet import resnet20, resnet32, resnet56, resnet110
+from compress.models.resnet_preact import resnet164
+from compress.models.vgg import vgg11, vgg13, vgg16, vgg19
 
-__all__ = ["MODELS", "Builder", "build"]
-
-TORCHVISION_PREFIX = "torchvision:"
+__all__ = ["FORMS", "LIBRARIES", "MODELS", "Builder", "build"]
 
 
 class Builder(Protocol):
@@ -32,13 +36,28 @@ class Builder(Protocol):
 
 
 MODELS: dict[str, Builder] = {
+    "lenet300-100": LeNet300100,
     "lenet5": LeNet5,
     "vgg11": vgg11,
+    "vgg13": vgg13,
     "vgg16": vgg16,
     "vgg19": vgg19,
     "resnet20": resnet20,
+    "resnet32": resnet32,
     "resnet56": resnet56,
+    "resnet110": resnet110,
+    "resnet164": resnet164,
+    "densenet40": densenet40,
+    "densenet100": densenet100,
+    "mobilenetv1-0.25": mobilenetv1_quarter,
+    "mobilenetv2": MobileNetV2,
 }
+
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision:": build_torchvision, "timm:": build_timm}
+"""Start of a name -> what builds the model that the rest of the name means in that library."""
+
+FORMS = (*(f"{library}NAME" for library in LIBRARIES), "FILE.py:factory")
+"""How names are written that are no key of ``MODELS``."""
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
@@ -48,7 +67,7 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     image in eval mode, and a copy of it on two in training mode, so that one that does not fit is refused here.
 
     Args:
-        name: A key of ``MODELS``, ``torchvision:NAME``, or ``path/file.py:factory`` (see ``from_file``).
+        name: A key of ``MODELS``, ``torchvision:NAME``, ``timm:NAME``, or ``path/file.py:factory`` (see ``from_file``).
         num_classes: Number of logits.
         in_channels: Channels of the images, 1 for grey and 3 for colour.
         image_size: Height and width of the images, in pixels.
@@ -67,13 +86,14 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
 def _builder(name: str) -> Callable[..., nn.Module]:
     if name in MODELS:
         return MODELS[name]
-    if name.startswith(TORCHVISION_PREFIX):
-        return lambda **sizes: build_torchvision(name.removeprefix(TORCHVISION_PREFIX), **sizes)
+    library, colon, rest = name.partition(":")
+    if library + colon in LIBRARIES:
+        return partial(LIBRARIES[library + colon], rest)
     if ".py:" in name or name.endswith(".py"):
-        return lambda **sizes: build_from_file(name, **sizes)
+        return partial(build_from_file, name)
     near = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ModelError(f"unknown model {name!r}{hint}; known: {', '.join(MODELS)}, torchvision:NAME, FILE.py:factory")
+    raise ModelError(f"unknown model {name!r}{hint}; known: {', '.join([*MODELS, *FORMS])}")
 
 
 def _check_fits(name: str, model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -70,6 +70,16 @@ def resnet20(*, num_classes: int, in_channels: int, image_size: int) -> ResNet: 
     return ResNet(3, num_classes=num_classes, in_channels=in_channels)
 
 
+def resnet32(*, num_classes: int, in_channels: int, image_size: int) -> ResNet:  # noqa: ARG001 - fits any size
+    """ResNet-32: 466,906 parameters for 10 classes."""
+    return ResNet(5, num_classes=num_classes, in_channels=in_channels)
+
+
 def resnet56(*, num_classes: int, in_channels: int, image_size: int) -> ResNet:  # noqa: ARG001 - fits any size
     """ResNet-56: 855,770 parameters for 10 classes."""
     return ResNet(9, num_classes=num_classes, in_channels=in_channels)
+
+
+def resnet110(*, num_classes: int, in_channels: int, image_size: int) -> ResNet:  # noqa: ARG001 - fits any size
+    """ResNet-110: 1,730,714 parameters for 10 classes."""
+    return ResNet(18, num_classes=num_classes, in_channels=in_channels)

@@ -4,19 +4,36 @@ import pytest
 import torch
 
 from compress.models import build
+from compress.models.densenet import DenseNet
+from compress.models.resnet_preact import PreActResNet
 from compress.surgery import compact
 
-NETWORKS = {"lenet5": (1, 28), "vgg16": (3, 32), "resnet20": (3, 32)}
+SIZED = {"lenet300-100": (1, 28), "lenet5": (1, 28)}  # a linear layer reads the image's positions
+NETWORKS = (*SIZED, "vgg16", "resnet20", "mobilenetv1-0.25", "mobilenetv2")
+SHORT = {
+    "resnet11, pre-activation": lambda: PreActResNet(1, num_classes=10, in_channels=3),
+    "densenet10": lambda: DenseNet(2, bottleneck=False, num_classes=10, in_channels=3),
+    "densenet-bc": lambda: DenseNet(2, bottleneck=True, num_classes=10, in_channels=3),
+}
+"""Pre-activation networks of the classes of resnet164, densenet40 and densenet100, with fewer layers."""
+
+LONG = ("vgg19", "resnet110", "resnet164", "densenet40", "densenet100")
+
+
+def made(name):
+    if name in SHORT:
+        return SHORT[name]()
+    channels, size = SIZED.get(name, (3, 32))
+    return build(name, num_classes=10, in_channels=channels, image_size=size)
 
 
 def network(name, randomise_):
-    channels, size = NETWORKS[name]
     torch.manual_seed(0)
-    model = randomise_(build(name, num_classes=10, in_channels=channels, image_size=size))
-    return model.float(), torch.randn(1, channels, size, size)
+    channels, size = SIZED.get(name, (3, 32))
+    return randomise_(made(name)).float(), torch.randn(1, channels, size, size)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
 def test_zero_channels_all_leave(name, randomise_, kill_free_):
     model, x = network(name, randomise_)
     killed = kill_free_(model, x)
@@ -31,13 +48,13 @@ def test_zero_channels_all_leave(name, randomise_, kill_free_):
     assert report.max_exact_error <= 1e-10
     assert report.max_relative_error <= 1e-5
     sizes = {tuple(shape[2:] for shape in agreement.input_shapes) for agreement in report.agreements}
-    assert len(sizes) == (1 if name == "lenet5" else 2)  # LeNet's linear layer takes one size
+    assert len(sizes) == (1 if name in SIZED else 2)
     assert report.params_before == sum(p.numel() for p in model.parameters())
     assert report.params_after == sum(p.numel() for p in result.model.parameters()) < report.params_before / 2
     assert report.macs_after < report.macs_before / 2
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["lenet5", "vgg16", "resnet20"])
 def test_shifted_channels_leave_but_for_one_carrier_each(name, randomise_, kill_free_):
     model, x = network(name, randomise_)
     killed = kill_free_(model, x, shift=0.2)
@@ -50,7 +67,7 @@ def test_shifted_channels_leave_but_for_one_carrier_each(name, randomise_, kill_
     assert report.max_relative_error <= 1e-5
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["lenet5", "vgg16", "resnet20", *SHORT])
 def test_a_plan_and_weights_rebuild_the_compact_network(name, randomise_, kill_free_, tmp_path):
     from compress.surgery import load, save_weights
 
@@ -59,12 +76,34 @@ def test_a_plan_and_weights_rebuild_the_compact_network(name, randomise_, kill_f
     result = compact(model, (x,))
     result.plan.save(tmp_path / "plan.json")
     save_weights(result.model, tmp_path / "weights.safetensors")
-    channels, size = NETWORKS[name]
-    rebuilt = load(
-        tmp_path / "plan.json",
-        tmp_path / "weights.safetensors",
-        base=lambda: build(name, num_classes=10, in_channels=channels, image_size=size),
-    )
+    rebuilt = load(tmp_path / "plan.json", tmp_path / "weights.safetensors", base=lambda: made(name))
     assert type(rebuilt) is type(model)
     with torch.no_grad():
         assert torch.equal(rebuilt(x), result.model.eval()(x))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2])
+@pytest.mark.parametrize("name", [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG[2:])])
+def test_pre_activation_networks_select_what_each_norm_reads(name, shift, randomise_):
+    """Half of the scales of every BatchNorm are zero, each norm's own half, as network slimming leaves them."""
+    model, x = network(name, randomise_)
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    generator = torch.Generator().manual_seed(1)
+    dead = {path: torch.rand(norm.num_features, generator=generator) < 0.5 for path, norm in norms.items()}
+    with torch.no_grad():
+        for path, norm in norms.items():
+            norm.weight[dead[path]] = 0
+            norm.bias[dead[path]] = shift
+    result = compact(model, (x,), select="always")
+    report = result.report
+    assert report.form == "class"
+    assert report.max_exact_error <= 1e-10
+    assert report.max_relative_error <= 1e-5
+    for path, (reads, stream) in report.selections.items():
+        # Where the channel's constant has to be carried across a zero-padded border, one silent channel stays.
+        assert 0 <= reads - int((~dead[path]).sum()) <= (shift != 0)
+        assert reads < stream <= norms[path].num_features
+    assert len(report.selections) >= len(norms) / 2 - 4
+    never = compact(model, (x,), select="never").report
+    assert report.params_after < never.params_after
+    assert report.macs_after < never.macs_after
