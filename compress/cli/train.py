@@ -14,7 +14,7 @@ from compress.errors import ConfigError
 def train(
     recipe: Annotated[Path | None, typer.Option(help="TOML file; flags and --set override it.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="lenet5, resnet20, ..., torchvision:NAME or FILE.py:factory.")
+        str | None, typer.Option(help="lenet5, resnet20, ..., torchvision:NAME, timm:NAME or FILE.py:factory.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="digits, mnist, ..., or a folder of images by class.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where named data sets are kept.")] = None,

@@ -31,12 +31,6 @@ HARD_CONCRETE = "hard-concrete"
 """Stochastic gates in place of a penalty (see ``compress.optim.gates``)."""
 
 
-def _models() -> Iterable[str]:
-    from compress.models import MODELS
-
-    return MODELS
-
-
 def _datasets() -> Iterable[str]:
     from compress.data import DATASETS, FOLDER
 
@@ -96,17 +90,18 @@ def _one_of(known: Callable[[], Iterable[str]], *forms: str) -> AfterValidator:
 
 
 def _model_name(name: str) -> str:
-    """Accept a name of ``MODELS``, a torchvision name, or a factory in a file (whose path is made absolute)."""
-    if name.startswith("torchvision:"):
+    """Accept a name of ``MODELS``, a library's name, or a factory in a file (whose path is made absolute)."""
+    from compress.models import FORMS, LIBRARIES, MODELS
+
+    if name.startswith(tuple(LIBRARIES)):
         return name
     file, colon, factory = name.rpartition(":")
     if colon and file.endswith(".py"):
         if not Path(file).expanduser().is_file():
             raise ValueError(f"there is no file {file}")
         return f"{_absolute(Path(file))}:{factory}"
-    names = list(_models())
-    if name not in names:
-        raise ValueError(f"unknown model; known: {', '.join(names)}, torchvision:NAME, path/file.py:factory")
+    if name not in MODELS:
+        raise ValueError(f"unknown model; known: {', '.join([*MODELS, *FORMS])}")
     return name
 
 
@@ -142,7 +137,7 @@ class ModelSection(Section):
     """``[model]``: the network.
 
     Attributes:
-        name: A name of ``compress.models.MODELS``, ``torchvision:NAME``, or ``path/file.py:factory``.
+        name: A name of ``compress.models.MODELS``, ``torchvision:NAME``, ``timm:NAME``, or ``path/file.py:factory``.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]

@@ -90,7 +90,7 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
 @pytest.mark.parametrize(
     ("arguments", "faults"),
     [
-        bad("--model", "lenet6", "--dataset", "mnits", faults=("known: lenet5, vgg11", "fashion-mnist")),
+        bad("--model", "lenet6", "--dataset", "mnits", faults=("known: lenet300-100, lenet5, vgg11", "fashion-mnist")),
         bad("--penalty", "l7", "--granularity", "row", faults=("known: l0, l1", "known: weight, kernel")),
         bad("--penalty", "lp", "--set", "penalty.p=2", faults=("penalty.p: got 2", "above 0 and below 1")),
         bad("--compact-every", "-1", faults=("penalty.compact_every: got -1; expected greater than or equal to 0",)),
@@ -101,6 +101,7 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
         bad("--dataset", "missing/folder", faults=("no folder of that name",)),
         bad("--model", "missing.py:make", faults=("there is no file missing.py",)),
         bad("--model", "torchvision:resnet81", "--image-size", "32", faults=("resnet18",)),
+        bad("--model", "timm:resnet81", faults=("did you mean", "resnet18")),
         bad("--model", "lenet5", faults=("lenet5: image_size is 8, must be at least 16",)),
         bad("--set", "optimizer.lr=1e30", "--set", "run.threads=1", faults=("loss is nan at step", "optimizer.lr=")),
         bad("--set", "data.validation_share=0.001", faults=("validation_share",)),

@@ -35,7 +35,7 @@ def test_all_faults_are_told_at_once():
     )
     expected = [
         ("--set nonsense", "SECTION.KEY=VALUE"),
-        ("model.name", "vgg16", "torchvision:NAME", "FILE.py:factory".lower(), "did you mean lenet5?"),
+        ("model.name", "vgg16", "torchvision:NAME", "timm:NAME", "FILE.py:factory", "did you mean lenet5?"),
         ("data.name", "fashion-mnist", "did you mean mnist?"),
         ("penalty.name", "l0", "group-lasso", "none"),
         ("penalty.granularity", "weight", "filter", "coupled"),
