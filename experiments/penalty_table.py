@@ -30,8 +30,8 @@ from compress.train.session import train
 
 GRANULARITIES = ("weight", "filter", "coupled")
 STRENGTHS = tuple(10.0**k for k in range(-6, 3))
-SEARCH = {"data.limit": 6000, "schedule.epochs": 3}
-FINAL = {"data.limit": 30000, "schedule.epochs": 4}
+SEARCH = {"data.limit": 4000, "schedule.epochs": 3}
+FINAL = {"data.limit": 24000, "schedule.epochs": 3}
 PRICE = 0.01
 HEADINGS = ("penalty", "groups", "strength", "zeros", "weights left", "test error", "compact MACs")
 
