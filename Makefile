@@ -70,7 +70,7 @@ surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet ma
 	$(BIN)/python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
 	$(BIN)/python experiments/selection_cost.py --markdown docs/results/selection-cost.md
 
-penalties-mnist: setup ## every penalty on LeNet-5, an hour; writes docs/results/penalties-mnist.md
+penalties-mnist: setup ## every penalty on LeNet-5, three quarters of an hour; writes docs/results/penalties-mnist.md
 	$(BIN)/python experiments/penalty_table.py --data-dir $(DATA) --out $(RUNS)/penalties-mnist \
 	    --markdown docs/results/penalties-mnist.md
 
