@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.data.augment import MIN_STD
 from compress.data.cifar import load_cifar10, load_cifar100
 from compress.data.digits import load_digits
 from compress.data.folder import load_folder
 from compress.data.mnist import load_fashion_mnist, load_mnist
+from compress.data.normalise import MIN_STD
 from compress.data.source import Loader, Source
 from compress.data.split import Split, channel_statistics, in_memory, resized
 from compress.data.stratified import complement, stratified_choice

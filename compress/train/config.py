@@ -149,10 +149,20 @@ class AugmentSection(Section):
     Attributes:
         pad: Pixels of zeros around the image before a random crop to its size; 0 leaves the image where it is.
         flip: Mirror half of the images left to right.
+        brightness, contrast, saturation: Each image's factor lies between 1 minus and 1 plus this; 0.4 is usual.
+        hue: Each image's colours turn by up to this share of the colour circle, either way.
+        cutout: Side in pixels of a square that is erased in each image.
+        mixup: Images and labels are mixed in pairs, with shares from Beta(mixup, mixup); 0.2 is usual, 0 mixes none.
     """
 
     pad: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
+    brightness: NotNegative = 0.0
+    contrast: NotNegative = 0.0
+    saturation: NotNegative = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    cutout: Annotated[int, Field(ge=0)] = 0
+    mixup: NotNegative = 0.0
 
 
 class DataSection(Section):

@@ -39,7 +39,7 @@ class StepResult:
 
     Attributes:
         loss: Mean cross-entropy before the step, in nats.
-        correct: Images that were classified rightly.
+        correct: Images that were classified rightly; a mixed one as what it is most of.
         images: Images in the batch.
     """
 
@@ -87,7 +87,7 @@ class Learner:
         self._groups_at_start = 0 if regularizer is None else regularizer.groups.count
 
     def step(self, images: Tensor, labels: Tensor, *, lr: float, strength: float) -> StepResult:
-        """Take one step on normalised images ``[N, C, H, W]`` and labels ``[N]``.
+        """Take one step on normalised images ``[N, C, H, W]`` and labels ``[N]`` or shares of classes ``[N, classes]``.
 
         Raises:
             DivergenceError: The loss is NaN or infinite; the weights are those from before the step.
@@ -97,7 +97,8 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
-        result = StepResult(loss.item(), int((logits.argmax(1) == labels).sum()), len(labels))
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        result = StepResult(loss.item(), int((logits.argmax(1) == classes).sum()), len(labels))
         if not math.isfinite(result.loss):
             raise DivergenceError(f"the loss is {result.loss}")
         if self.gates is not None:

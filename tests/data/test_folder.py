@@ -5,8 +5,8 @@ from PIL import Image
 
 from compress.data import load
 from compress.data import split as split_module
-from compress.data.augment import MIN_STD
 from compress.data.folder import FileSplit
+from compress.data.normalise import MIN_STD
 from compress.errors import DataError
 
 HEADER_BYTES = 43  # of a PNG file: its size can be read, its pixels cannot

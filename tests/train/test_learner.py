@@ -89,3 +89,22 @@ def test_a_step_reports_its_batch_and_a_bad_loss_leaves_the_weights():
     with pytest.raises(DivergenceError, match="the loss is nan"):
         learner.step(IMAGES * torch.inf, LABELS, lr=LR, strength=STRENGTH)
     assert torch.equal(learner.model[1].weight, before)
+
+
+def test_shares_of_classes_are_labels_too():
+    learner = make()
+    shares = torch.tensor([[0.7, 0.3], [0.6, 0.4]])
+    with torch.no_grad():
+        logits = learner.model(IMAGES)
+    result = learner.step(IMAGES, shares, lr=LR, strength=STRENGTH)
+    assert result.loss == pytest.approx(float(-(shares * logits.log_softmax(1)).sum(1).mean()))
+    assert result.correct == int((logits.argmax(1) == 0).sum())
+    assert result.images == 2
+
+
+def test_one_hot_shares_take_the_step_of_their_labels():
+    by_label, by_share = make(), make()
+    by_label.step(IMAGES, LABELS, lr=LR, strength=STRENGTH)
+    by_share.step(IMAGES, torch.eye(2)[LABELS], lr=LR, strength=STRENGTH)
+    for one, other in zip(by_label.model.parameters(), by_share.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

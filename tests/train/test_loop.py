@@ -63,8 +63,9 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         (("penalty.epochs=1", "penalty.strength=0.4"), 2 * STEPS_PER_EPOCH + 4),
         (("penalty.mode=subgradient",), STEPS_PER_EPOCH + 1),
         (("penalty.name=none",), STEPS_PER_EPOCH + 2),
+        (("data.augment.brightness=0.3", "data.augment.cutout=2", "data.augment.mixup=0.4"), STEPS_PER_EPOCH + 3),
     ],
-    ids=["first step", "mid-epoch", "last step of an epoch", "after the penalty", "subgradient", "no penalty"],
+    ids=["first step", "mid-epoch", "last step of an epoch", "after the penalty", "subgradient", "no penalty", "mixed"],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, settings: tuple[str, ...], stop_after: int
