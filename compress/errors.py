@@ -34,5 +34,9 @@ class CheckpointError(CompressError):
     """A run directory, checkpoint or plan that cannot be read."""
 
 
+class WriteError(CheckpointError):
+    """A file that cannot be written, on a full disk for example; what it held before is still there."""
+
+
 class VerificationError(CompressError):
     """A compact model that does not compute what the original computes; it is never returned."""

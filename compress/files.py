@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from compress.errors import CheckpointError
+from compress.errors import WriteError
+
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""Names of the temporary files below; a killed process leaves its own behind."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -17,10 +21,10 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Whatever happens in between, ``path`` holds the old content or the new one, never a part.
 
     Raises:
-        CheckpointError: The file cannot be written (the disk is full, the directory is gone or read-only).
+        WriteError: The file cannot be written (the disk is full, the directory is gone or read-only).
     """
     if path.is_dir() or not path.name:
-        raise CheckpointError(f"cannot write {path}: it is a folder; give the name of a file in it")
+        raise WriteError(f"cannot write {path}: it is a folder; give the name of a file in it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -28,10 +32,15 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}; the old file is as it was") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; the old file is as it was") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def leftovers(directory: Path) -> Iterator[Path]:
+    """What killed processes left behind in ``directory`` of files that they had not finished."""
+    return (path for path in directory.iterdir() if LEFTOVER.fullmatch(path.name))
 
 
 def write_text(path: Path, text: str) -> None:

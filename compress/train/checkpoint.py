@@ -67,16 +67,19 @@ def save_checkpoint(path: Path, state: State) -> None:
     """Write ``state`` (tensors, numbers, strings, and lists, tuples and dicts of them) atomically.
 
     Raises:
-        CheckpointError: It cannot be written; an older checkpoint stays as it was.
+        WriteError: It cannot be written; an older checkpoint stays as it was.
     """
     write_atomic(path, lambda temporary: _save({"format": FORMAT, **state}, temporary))
 
 
 def _save(state: State, path: Path) -> None:
     try:
-        torch.save(state, path)
-    except RuntimeError as error:  # torch's archive writer reports a full disk so
-        raise OSError(str(error)) from error
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # torch's archive writer hides what the disk said
+            raise error.__context__ from None
+        raise
 
 
 def load_checkpoint(path: Path) -> State:

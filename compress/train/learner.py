@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import compress
-from compress.errors import CompressError
 from compress.optim import HardConcrete
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
 from compress.penalties import PENALTIES
@@ -23,14 +22,11 @@ from compress.train.budget import Budget, Landing
 from compress.train.checkpoint import State
 from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import HARD_CONCRETE, NO_PENALTY, Config
+from compress.train.divergence import DivergenceError
 from compress.train.optimizers import build_optimizer
 
 LR_FACTOR = "lr_factor"
 """Key of a parameter group of the optimizer: its learning rate over that of the others."""
-
-
-class DivergenceError(CompressError):
-    """The loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)

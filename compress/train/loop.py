@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ from compress.train.budget import CHECKS_PER_EPOCH
 from compress.train.checkpoint import State, load_checkpoint, random_state, save_checkpoint, set_random_state
 from compress.train.compaction import Compaction, find_compaction
 from compress.train.config import NO_PENALTY, Config
-from compress.train.evaluate import evaluate
+from compress.train.divergence import DivergenceError, check_finite, where_not_finite
+from compress.train.evaluate import EVALUATION_BATCH, evaluate, inference
 from compress.train.inputs import Inputs
 from compress.train.interrupt import Interrupted
-from compress.train.learner import DivergenceError, Learner, StepResult
+from compress.train.learner import Learner, StepResult
 from compress.train.metrics import MetricsLog, Record
 from compress.train.progress import ProgressView
 from compress.train.rundir import CHECKPOINT, METRICS, file_hash, model_file
@@ -118,6 +119,7 @@ class Trainer:
         self._config = config
         self._checkpoint = directory / CHECKPOINT
         self._log = MetricsLog(directory / METRICS)
+        self._saved: Position | None = None
         self._saved_at_s = time.monotonic()
         self._origin = origin(config, data)
 
@@ -135,8 +137,8 @@ class Trainer:
 
         Raises:
             Interrupted: ``should_stop`` said so; the checkpoint is written.
-            DivergenceError: The loss is not finite; the last checkpoint stays.
-            CheckpointError: A checkpoint or the log cannot be written.
+            DivergenceError: The loss, or a weight, is not finite; the last checkpoint stays.
+            WriteError: A checkpoint or the log cannot be written; the last checkpoint stays.
         """
         while not self.complete:
             self._train_epoch(view, should_stop)
@@ -154,8 +156,18 @@ class Trainer:
                 raise Interrupted
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            DivergenceError: There is nothing to go on from: a weight is not finite; the old checkpoint stays.
+            WriteError: It cannot be written; the old one stays.
+        """
+        try:
+            check_finite(self.learner.network, self.learner.optimizer)
+        except DivergenceError as error:
+            raise DivergenceError(self._diverged(str(error))) from error
         save_checkpoint(self._checkpoint, self._state())
+        self._saved = replace(self.position)
         self._saved_at_s = time.monotonic()
 
     def resume(self) -> bool:
@@ -178,6 +190,7 @@ class Trainer:
             torch.set_num_threads(state["threads"])  # sums in another order are other sums
             self.learner.load_state_(state)
             self.position = Position(**state["position"])
+            self._saved = replace(self.position)
             self._freeze_when_due()
             set_random_state(state["random"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -220,11 +233,21 @@ class Trainer:
         try:
             return self.learner.step(images, labels, lr=lr, strength=strength)
         except DivergenceError as error:
-            at = self.position
-            raise DivergenceError(
-                f"{error} at step {at.step + 1} of epoch {at.epoch + 1} (learning rate {lr:g}, strength {strength:g}); "
-                f"nothing was saved after the last checkpoint. Train with a lower rate: --set optimizer.lr={lr / 10:g}"
-            ) from error
+            where = where_not_finite(self.learner.network, [images])
+            raise DivergenceError(self._diverged(f"{error}: {where}")) from error
+
+    def _diverged(self, what: str) -> str:
+        at, saved, config = self.position, self._saved, self._config
+        lr, strength = self._rates()
+        kept = "nothing was saved before"
+        if saved is not None:
+            kept = f"the state after epoch {saved.epoch}, step {saved.step} is kept in {self._checkpoint}"
+        warmup = max(1.0, 2 * config.schedule.warmup_epochs)
+        return (
+            f"training diverged at step {at.step + 1} of epoch {at.epoch + 1} (learning rate {lr:g}, strength "
+            f"{strength:g}): {what}; {kept}. Train again with another --out and a lower rate, --set optimizer.lr="
+            f"{config.optimizer.lr / 10:g}, or a slower start, --set schedule.warmup_epochs={warmup:g}"
+        )
 
     def _rates(self) -> tuple[float, float]:
         """Learning rate and strength of the next step."""
@@ -262,15 +285,19 @@ class Trainer:
             self.learner.compact_(compaction.plan)
         return compaction
 
+    def _validation_images(self) -> Iterator[Tensor]:
+        split = self._data.validation
+        for indices in torch.split(torch.arange(len(split)), EVALUATION_BATCH):
+            yield self._inputs.plain(split, indices)[0]
+
     def _validate(self) -> Record:
         at = self.position
         lr, strength = self._rates()
         score = evaluate(self.learner.network, self._data.validation, self._inputs)
         if not math.isfinite(score.loss):
-            raise DivergenceError(
-                f"the validation loss is {score.loss} after epoch {at.epoch + 1} (learning rate {lr:g}); "
-                f"train with a lower rate: --set optimizer.lr={self._config.optimizer.lr / 10:g}"
-            )
+            with inference(self.learner.network):
+                where = where_not_finite(self.learner.network, self._validation_images())
+            raise DivergenceError(self._diverged(f"the validation loss is {score.loss}: {where}"))
         return {
             "epoch": at.epoch + 1,
             "loss": at.loss,

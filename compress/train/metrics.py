@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CheckpointError
+from compress.errors import WriteError
 from compress.files import write_text
 
 Record = dict[str, Any]
@@ -26,14 +26,14 @@ class MetricsLog:
         """Add one line.
 
         Raises:
-            CheckpointError: The file cannot be written.
+            WriteError: The file cannot be written.
         """
         line = json.dumps(record, allow_nan=False) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror}") from error
+            raise WriteError(f"cannot write {self.path}: {error.strerror}") from error
 
     def keep(self, epochs: int) -> None:
         """Drop the lines after the first ``epochs``: those that a killed run wrote after its last checkpoint."""

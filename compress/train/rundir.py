@@ -3,6 +3,7 @@
 ==================== =================================================================================
 config.toml          the resolved recipe
 origin.json          the run that this one goes on from, if it is no first one
+start.safetensors    the weights that it started from, if they came from a file; the file is not needed any more
 metrics.jsonl        one line an epoch
 checkpoint.pt        the state to resume from
 masked.safetensors   the weights in the shapes of the recipe's network, channels that have left as exact zeros
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 import compress
 from compress.data import Data, load
 from compress.errors import CheckpointError, ConfigError
-from compress.files import write_json
+from compress.files import leftovers, write_json
 from compress.models import build
 from compress.surgery.compose import restore_
 from compress.surgery.plan import Plan, load_weights, put_weights_
@@ -38,6 +39,7 @@ from compress.train.recipe import changed_keys, resolve
 
 CONFIG = "config.toml"
 ORIGIN = "origin.json"
+START = "start.safetensors"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 MASKED = "masked.safetensors"
@@ -90,11 +92,10 @@ def check_new(directory: Path) -> None:
     """
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--out {directory}: is a file; give the name of a new directory")
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ConfigError(
-            f"--out {directory}: is not empty. To continue the run in it: {resume_command(directory)}; "
-            "else give another name or remove it"
-        )
+    if directory.is_dir() and set(directory.iterdir()) - set(leftovers(directory)):
+        goes_on = (directory / CONFIG).is_file()
+        how = f"To continue the run in it: {resume_command(directory)}; else give" if goes_on else "Give"
+        raise ConfigError(f"--out {directory}: is not empty. {how} another name or remove it")
 
 
 def saved_recipe(directory: Path) -> Path:

@@ -14,10 +14,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from compress.data import Data
-from compress.errors import CheckpointError, ConfigError
-from compress.files import write_text
+from compress.errors import ConfigError, WriteError
+from compress.files import leftovers, write_text
 from compress.models import build
+from compress.models.weights import start_from_
 from compress.surgery import Plan, save_weights
+from compress.surgery.plan import load_weights, put_weights_
 from compress.train.compaction import expanded
 from compress.train.config import NO_PENALTY, Config
 from compress.train.finish import Trained, finish
@@ -25,6 +27,7 @@ from compress.train.inputs import Inputs
 from compress.train.interrupt import StopRequest
 from compress.train.learner import Learner, build_learner
 from compress.train.loop import Trainer
+from compress.train.memory import memory_shortage_told
 from compress.train.metrics import MetricsLog, Record
 from compress.train.progress import ProgressView
 from compress.train.recipe import to_toml
@@ -33,12 +36,14 @@ from compress.train.rundir import (
     DENSE,
     METRICS,
     MODEL,
+    START,
     SUMMARY,
     Origin,
     check_new,
     check_same,
     load_data,
     read_summary,
+    resume_command,
 )
 
 STDERR = 2
@@ -68,7 +73,7 @@ def train(
     else:
         check_new(directory)
     if not (directory / SUMMARY).exists():
-        with cpu_threads(config.run.threads):
+        with cpu_threads(config.run.threads), memory_shortage_told(config), _full_disk_told(directory):
             Session(config, resume=resume, console=console or Console(quiet=True), origin=origin).run()
     return read_summary(directory)
 
@@ -96,9 +101,10 @@ class Session:
         """Train, and write the run directory."""
         directory = self._config.out
         self._build(self._config)  # whatever cannot be built is refused before anything is written
-        _make(directory, self._config)
+        _make(directory)
         if self._origin is not None:
             self._origin.save(directory)
+        _save_recipe(directory, self._config)  # last, since it says that there is a run to resume
         with StopRequest(self._tell_stop) as stop:
             dense = None
             if self._config.run.dense_baseline:
@@ -120,7 +126,8 @@ class Session:
         finish(self._config, self._data, self._inputs, trained, directory, self._origin)
 
     def _fit(self, config: Config, directory: Path, stop: StopRequest) -> Trainer:
-        _make(directory, config)
+        _make(directory)
+        _save_recipe(directory, config)
         learner = self._build(config)
         trainer = Trainer(learner, self._data, self._inputs, config, directory)
         plain = "dense" if self._origin is None else self._origin.act
@@ -148,9 +155,10 @@ class Session:
         return network.to(self._device), biases
 
     def _start(self, config: Config) -> nn.Module:
-        """The network that is trained: a new one, or the compact one of the origin."""
-        model = build_model(config, self._data) if self._origin is None else self._origin.run.model()
-        return model.to(self._device)
+        """The network that is trained, as it starts; that of an origin is the compact one."""
+        if self._origin is not None:
+            return self._origin.run.model().to(self._device)
+        return build_model(config, self._data, saved=self._config.out / START).to(self._device)
 
     def _example(self) -> Tensor:
         return self._inputs.plain(self._data.validation, torch.arange(1))[0]
@@ -177,10 +185,26 @@ def _seconds(epoch: Record) -> float:
     return float(epoch["seconds"] + (compaction["seconds"] if compaction else 0.0))
 
 
-def build_model(config: Config, data: Data) -> nn.Module:
-    """The recipe's network for the images of ``data``, with new weights from torch's generator."""
+def build_model(config: Config, data: Data, *, saved: Path) -> nn.Module:
+    """The recipe's network for the images of ``data``, with the weights of the recipe's file or new ones.
+
+    Args:
+        config: The recipe.
+        data: Its images.
+        saved: Where a run keeps the weights that it started from; the recipe's file is read only where there are none.
+
+    Raises:
+        ModelError: The network cannot be built, or the file does not fit it.
+        CheckpointError: ``saved`` is damaged.
+    """
     channels, height, _ = data.image_shape
-    return build(config.model.name, num_classes=len(data.classes), in_channels=channels, image_size=height)
+    classes, section = len(data.classes), config.model
+    model = build(section.name, num_classes=classes, in_channels=channels, image_size=height)
+    if section.weights is not None and saved.exists():
+        put_weights_(model, load_weights(saved), source=str(saved))
+    elif section.weights is not None:
+        start_from_(model, section.weights, num_classes=classes, new_head=section.new_head)
+    return model
 
 
 def seed_everything(seed: int) -> None:
@@ -202,6 +226,20 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
+def _full_disk_told(directory: Path) -> Iterator[None]:
+    """Tell how the run goes on once its files can be written again."""
+    try:
+        yield
+    except WriteError as error:
+        if not (directory / CONFIG).is_file():
+            raise
+        line = resume_command(directory)
+        raise WriteError(
+            f"{error}. When there is room again, the run goes on where it was saved last: {line}"
+        ) from error
+
+
+@contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Torch's number of threads for one operation; None leaves it."""
     before = torch.get_num_threads()
@@ -212,9 +250,15 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _make(directory: Path, config: Config) -> None:
+def _make(directory: Path) -> None:
+    """Make the directory, or clear it of what killed processes left unfinished."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for path in leftovers(directory):
+            path.unlink()
     except OSError as error:
-        raise CheckpointError(f"--out {directory}: cannot be made: {error.strerror}") from error
+        raise WriteError(f"--out {directory}: cannot be made: {error.strerror}") from error
+
+
+def _save_recipe(directory: Path, config: Config) -> None:
     write_text(directory / CONFIG, to_toml(config))

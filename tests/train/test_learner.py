@@ -3,7 +3,8 @@ import torch
 
 from compress.penalties import PENALTIES
 from compress.train.config import Config, DataSection, ModelSection, OptimizerSection, PenaltySection
-from compress.train.learner import DivergenceError, Learner, build_learner
+from compress.train.divergence import DivergenceError
+from compress.train.learner import Learner, build_learner
 
 LR, STRENGTH = 0.1, 0.3
 

@@ -126,7 +126,7 @@ def test_a_directory_that_is_not_empty_is_refused(tiny: Tiny):
     config = tiny()
     config.out.mkdir()
     (config.out / "notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"is not empty.*--resume"):
+    with pytest.raises(ConfigError, match=r"is not empty\. Give another name"):
         train(config)
     assert [path.name for path in config.out.iterdir()] == ["notes.txt"]
 
