@@ -16,6 +16,9 @@ def train(
     model: Annotated[
         str | None, typer.Option(help="lenet5, resnet20, ..., torchvision:NAME, timm:NAME or FILE.py:factory.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these: a state dict, .safetensors, .pth or .pt.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="digits, mnist, ..., or a folder of images by class.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where named data sets are kept.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a data set that is not there.")] = False,
@@ -63,6 +66,7 @@ def train(
     """
     flags = {
         "model.name": model,
+        "model.weights": weights,
         "data.name": dataset,
         "data.dir": data_dir,
         "data.download": download or None,

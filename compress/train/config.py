@@ -121,6 +121,17 @@ def _to_path(value: object) -> object:
 
 
 FilePath = Annotated[Path, BeforeValidator(_to_path), AfterValidator(_absolute)]
+
+
+def _is_weights(path: Path) -> Path:
+    """Accept an ending that says how to read the file; whether it is there matters only to a run that starts."""
+    from compress.models.weights import READERS
+
+    if path.suffix not in READERS:
+        raise ValueError(f"expected a file that ends in {', '.join(READERS)}")
+    return path
+
+
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -138,9 +149,20 @@ class ModelSection(Section):
 
     Attributes:
         name: A name of ``compress.models.MODELS``, ``torchvision:NAME``, ``timm:NAME``, or ``path/file.py:factory``.
+        weights: A file to start from (see ``compress.models.weights``); by default weights are drawn from the seed.
+        new_head: Draw the last layer anew, where the file has it for another number of classes.
     """
 
     name: Annotated[str, AfterValidator(_model_name)]
+    weights: Annotated[FilePath, AfterValidator(_is_weights)] | None = None
+    new_head: bool = False
+
+    @field_validator("new_head")
+    @classmethod
+    def _has_an_old_one(cls, new_head: bool, info: ValidationInfo) -> bool:
+        if new_head and info.data.get("weights", cls) is None:
+            raise ValueError("without model.weights the whole network is new; leave it out")
+        return new_head
 
 
 class AugmentSection(Section):

@@ -100,10 +100,12 @@ class Session:
     def run(self) -> None:
         """Train, and write the run directory."""
         directory = self._config.out
-        self._build(self._config)  # whatever cannot be built is refused before anything is written
+        start = self._build(self._config)  # whatever cannot be built is refused before anything is written
         _make(directory)
         if self._origin is not None:
             self._origin.save(directory)
+        elif self._config.model.weights is not None and not (directory / START).exists():
+            save_weights(start.model, directory / START)
         _save_recipe(directory, self._config)  # last, since it says that there is a run to resume
         with StopRequest(self._tell_stop) as stop:
             dense = None
