@@ -19,8 +19,8 @@ SUFFIX = "-finetuned"
 FIXED = ("model.", "data.", "run.seed")
 """Keys of a recipe that make the network, the images and the split: those of the run that is trained on ..."""
 
-FREE = ("data.dir", "data.download", "data.augment.")
-"""... but for these, which say where images lie, or how they are varied."""
+FREE = ("data.dir", "data.download", "data.memory_gib", "data.workers", "data.augment.")
+"""... but for these, which say where images lie, how they are read, or how they are varied."""
 
 
 def finetune(

@@ -14,7 +14,8 @@ from compress.data.folder import load_folder
 from compress.data.mnist import load_fashion_mnist, load_mnist
 from compress.data.normalise import MIN_STD
 from compress.data.source import Loader, Source
-from compress.data.split import Split, channel_statistics, in_memory, resized
+from compress.data.split import Split, TensorSplit, channel_statistics, resized
+from compress.data.storage import held_gib, in_memory, memory_limit_gib
 from compress.data.stratified import complement, stratified_choice
 from compress.data.svhn import load_svhn
 from compress.errors import DataError
@@ -30,15 +31,18 @@ DATASETS: dict[str, Loader] = {
     "svhn": load_svhn,
 }
 FOLDER = "folder"  # the name that takes data_dir itself as a folder of images
+STATISTICS_IMAGES = 100_000  # enough for a mean to 0.3% of a deviation; more would be decoded for it alone
 
 
 @dataclass(frozen=True)
 class Data:
     """A data set ready for training.
 
-    ``mean`` and ``std`` are those of each channel over the training split alone, in units where 255 is 1. ``load_test``
-    reads the test split, and returns None where the data set has none: call it once, when training has ended.
-    ``image_shape`` is channels, height, width, the same for all splits; images are square.
+    ``mean`` and ``std`` are those of each channel over the training split alone (of more than ``STATISTICS_IMAGES``,
+    over so many of them), in units where 255 is 1. ``load_test`` reads the test split, and returns None where the data
+    set has none: call it once, when training has ended. ``image_shape`` is channels, height, width, the same for all
+    splits; images are square. ``memory_gib`` is what images may take in memory; None where the data set comes in
+    memory, whatever it takes.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
+    memory_gib: float | None = None
 
 
 def load(
@@ -59,6 +64,7 @@ def load(
     image_size: int | None = None,
     validation_share: float = 0.1,
     limit: int | None = None,
+    memory_gib: float | None = None,
     seed: int = 0,
 ) -> Data:
     """Load a data set's training and validation splits.
@@ -72,6 +78,8 @@ def load(
         validation_share: Share of the training images held out for validation, by class in proportion, where the data
             set has no validation split of its own.
         limit: At most that many training images, chosen by class in proportion before validation is held out.
+        memory_gib: What the images of a folder may take in memory, all splits together; by default a quarter of the
+            machine's. A split that takes more is read from its files batch by batch.
         seed: Of both choices.
 
     Raises:
@@ -83,12 +91,17 @@ def load(
         raise DataError(f"{name}: validation_share is {validation_share}, must lie between 0 and 1")
     source = _source(name, data_dir, download=download, image_size=image_size)
     train, validation = _hold_out(name, source, validation_share=validation_share, limit=limit, seed=seed)
-    train, validation = (in_memory(resized(split, image_size)) for split in (train, validation))
-    mean, std = channel_statistics(train)
+    limit_gib = memory_limit_gib(memory_gib)
+    given = train
+    train = in_memory(resized(given, image_size), limit_gib)
+    no_choice = isinstance(given, TensorSplit) and isinstance(train, TensorSplit)
+    validation = in_memory(resized(validation, image_size), limit_gib - held_gib(train))
+    left_gib = limit_gib - held_gib(train) - held_gib(validation)
+    mean, std = channel_statistics(_sample(train, STATISTICS_IMAGES, seed=seed))
 
     def load_test() -> Split | None:
         test = source.load_test()
-        return None if test is None else in_memory(resized(test, image_size))
+        return None if test is None else in_memory(resized(test, image_size), left_gib)
 
     return Data(
         name=name,
@@ -99,6 +112,7 @@ def load(
         mean=mean,
         std=tuple(max(deviation, MIN_STD) for deviation in std),  # what normalise divides by
         image_shape=train.image_shape,
+        memory_gib=None if no_choice else limit_gib,
     )
 
 
@@ -124,7 +138,7 @@ def _hold_out(
     if limit is not None and limit < len(train):
         if limit < 1:
             raise DataError(f"{name}: limit is {limit}, must be at least 1 training image")
-        train = train.subset(stratified_choice(train.labels, limit, seed=seed))
+        train = _sample(train, limit, seed=seed)
     if source.validation is not None:
         return train, source.validation
     count = round(validation_share * len(train))
@@ -135,3 +149,8 @@ def _hold_out(
         )
     held_out = stratified_choice(train.labels, count, seed=seed)
     return train.subset(complement(held_out, len(train))), train.subset(held_out)
+
+
+def _sample(split: Split, count: int, *, seed: int) -> Split:
+    """At most ``count`` of its images, chosen by class in proportion."""
+    return split if len(split) <= count else split.subset(stratified_choice(split.labels, count, seed=seed))

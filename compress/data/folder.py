@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from compress.data.source import Source
 from compress.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter's lock while it decodes
+LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file of the format ends with, or nearly
+NEARLY = 64  # bytes: of checksums, and of what cameras add
 LAYOUT = "expected train/<class>/<images>, and optionally val/ and test/ with the same classes"
 
 
@@ -45,7 +48,8 @@ class FileSplit:
         Raises:
             DataError: An image cannot be decoded, or has another size than expected; the message names its file.
         """
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        threads = DECODING_THREADS if get_worker_info() is None else 1  # there are several processes already
+        with ThreadPoolExecutor(threads) as pool:
             decoded = list(pool.map(self._decode, [self._paths[i] for i in indices.tolist()]))
         batch = np.stack(decoded) if decoded else np.empty((0, *self.image_shape[1:], 3), np.uint8)
         return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
@@ -55,16 +59,22 @@ class FileSplit:
         paths = [self._paths[i] for i in indices.tolist()]
         return FileSplit(paths, self.labels[indices], image_size=self.image_shape[1], resize=self._resize)
 
-    def check_sizes(self) -> None:
-        """Read the headers of all files, where their size matters.
+    def check_files(self) -> None:
+        """Read the first and the last bytes of all files, and decode those that seem to be cut off.
 
         Raises:
             DataError: As ``images`` does.
         """
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            for _ in pool.map(self._check_file, self._paths):
+                pass
+
+    def _check_file(self, path: Path) -> None:
+        size, seems_whole = _header(path)
         if not self._resize:
-            with ThreadPoolExecutor(DECODING_THREADS) as pool:
-                for path, size in zip(self._paths, pool.map(_size, self._paths), strict=True):
-                    self._check_size(path, size)
+            self._check_size(path, size)
+        if not seems_whole:
+            self._decode(path)
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
         try:
@@ -112,7 +122,9 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
     size = _common_size(paths[0]) if image_size is None else image_size
 
     def listed(paths: list[Path], labels: list[int]) -> FileSplit:
-        return FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
+        split = FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
+        split.check_files()  # now, not in the middle of training, or when it has ended
+        return split
 
     def other_split(folder: Path) -> FileSplit | None:
         if not folder.is_dir():
@@ -123,14 +135,10 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
         paths, labels = _list_images(folder, classes)
         if not paths:
             raise DataError(f"{folder}: holds no image; image suffixes: {_suffixes()}; remove the folder or fill it")
-        split = listed(paths, labels)
-        split.check_sizes()  # now, not when training has ended
-        return split
+        return listed(paths, labels)
 
-    test = other_split(root / "test")
-    return Source(
-        classes=classes, train=listed(paths, labels), validation=other_split(root / "val"), load_test=lambda: test
-    )
+    train, test = listed(paths, labels), other_split(root / "test")
+    return Source(classes=classes, train=train, validation=other_split(root / "val"), load_test=lambda: test)
 
 
 def _class_folders(folder: Path) -> set[str]:
@@ -169,9 +177,15 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _size(path: Path) -> tuple[int, int]:
+    return _header(path)[0]
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool]:
+    """Width and height, and whether the file ends as its format demands."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        with Image.open(path) as image, path.open("rb") as file:
+            file.seek(max(path.stat().st_size - NEARLY, 0))
+            return image.size, LAST_BYTES.get(image.format or "", b"") in file.read()
     except Exception as error:  # see FileSplit._decode
         raise _unreadable(path, error) from error
 

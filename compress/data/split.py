@@ -1,18 +1,16 @@
 """A split: labelled images of one size, read by index.
 
 ``TensorSplit`` holds its images; ``ResizedSplit`` and ``FileSplit`` (in ``folder``) make theirs when asked, and
-``in_memory`` turns them into the first kind where they fit.
+``storage.in_memory`` turns them into the first kind where they fit.
 """
 
 from collections.abc import Iterator
-from math import prod
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-KEEP_IN_MEMORY_BYTES = 2 * 2**30  # a larger split is made anew batch by batch; half of a small machine's memory
 CHUNK_IMAGES = 1024  # images handled at once when a whole split is walked
 
 
@@ -91,16 +89,6 @@ def resized(split: Split, image_size: int | None) -> Split:
     return ResizedSplit(split, image_size)
 
 
-def in_memory(split: Split) -> Split:
-    """``split`` with all its images read, unless they take more than ``KEEP_IN_MEMORY_BYTES``."""
-    if isinstance(split, TensorSplit) or len(split) * prod(split.image_shape) > KEEP_IN_MEMORY_BYTES:
-        return split
-    images = torch.empty(len(split), *split.image_shape, dtype=torch.uint8)
-    for indices in _chunks(split):
-        images[indices] = split.images(indices)
-    return TensorSplit(images, split.labels)
-
-
 def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over all pixels, in units where 255 is 1.
 
@@ -109,7 +97,7 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
     channels, height, width = split.image_shape
     total = torch.zeros(channels, dtype=torch.int64)
     total_of_squares = torch.zeros(channels, dtype=torch.int64)
-    for indices in _chunks(split):
+    for indices in chunks(split):
         images = split.images(indices).to(torch.int32)
         total += images.sum((0, 2, 3), dtype=torch.int64)
         total_of_squares += images.square().sum((0, 2, 3), dtype=torch.int64)
@@ -120,5 +108,6 @@ def channel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ..
     return mean, tuple(variance**0.5 / 255 for variance in variances)
 
 
-def _chunks(split: Split) -> Iterator[Tensor]:
+def chunks(split: Split) -> Iterator[Tensor]:
+    """The indices of all images, ``CHUNK_IMAGES`` at a time."""
     yield from torch.split(torch.arange(len(split)), CHUNK_IMAGES)

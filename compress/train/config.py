@@ -197,6 +197,9 @@ class DataSection(Section):
         image_size: Height and width in pixels that images are brought to; by default the data set's own.
         validation_share: Share of the training images that is held out to judge by while training.
         limit: Use at most this many images of the training set.
+        memory_gib: What the images of a folder may take in memory; by default a quarter of the machine's. What takes
+            more is read from its files in every epoch, with the same result.
+        workers: Processes that do so; by default one for each core, up to 8. 0 reads in the training process.
         augment: Random changes of training images.
     """
 
@@ -206,6 +209,8 @@ class DataSection(Section):
     image_size: PositiveInt | None = None
     validation_share: Share = 0.1
     limit: PositiveInt | None = None
+    memory_gib: NotNegative | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
     augment: AugmentSection = AugmentSection()
 
 

@@ -54,8 +54,8 @@ def evaluate(model: nn.Module, split: Split, inputs: Inputs) -> Score:
     loss = 0.0
     correct = 0
     with inference(model):
-        for indices in torch.split(torch.arange(len(split)), EVALUATION_BATCH):
-            images, labels = inputs.plain(split, indices)
+        batches = torch.split(torch.arange(len(split)), EVALUATION_BATCH)
+        for images, labels in inputs.plain_batches(split, batches):
             logits = model(images)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             correct += int((logits.argmax(1) == labels).sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from compress.data import Data, Split
 from compress.data.augment import Augmentation
 from compress.data.normalise import normalise
 from compress.data.sampler import augment_generator
+from compress.data.storage import read
 from compress.train.config import AugmentSection
 
 
@@ -20,13 +23,17 @@ class Inputs:
         augment: Random changes for ``augmented``.
         seed: Of these changes.
         device: Where batches are made.
+        workers: Processes that read ahead what is not in memory.
 
     Raises:
         ConfigError: Such images cannot be changed so.
     """
 
-    def __init__(self, data: Data, augment: AugmentSection, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: Data, augment: AugmentSection, *, seed: int, device: torch.device, workers: int = 0
+    ) -> None:
         self.device = device
+        self._workers = workers
         self._mean = data.mean
         self._std = data.std
         self._augmentation = Augmentation(
@@ -40,15 +47,33 @@ class Inputs:
 
     def plain(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images as they are: float32 ``[n, C, H, W]``, and labels int64 ``[n]``."""
-        images = split.images(indices).to(self.device)
-        return normalise(images, self._mean, self._std), split.labels[indices].to(self.device)
+        return next(self.plain_batches(split, [indices], workers=0))
 
-    def augmented(self, split: Split, indices: Tensor, *, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Images changed at random; the changes are a pure function of seed, ``epoch`` and ``step``.
+    def plain_batches(
+        self, split: Split, batches: Sequence[Tensor], *, workers: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """What ``plain`` gives for the indices of each batch."""
+        for images, labels in self._read(split, batches, self._workers if workers is None else workers):
+            yield normalise(images, self._mean, self._std), labels
 
-        Returns:
+    def augmented(
+        self, split: Split, batches: Sequence[Tensor], *, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images changed at random; the changes are a pure function of seed, ``epoch`` and a batch's number.
+
+        Args:
+            split: Where the images are.
+            batches: Indices, int64 ``[n]`` each.
+            epoch: From 0.
+            start: The first batch's number.
+
+        Yields:
             Images, float32 ``[n, C, H, W]``, and labels: int64 ``[n]``, or, where images are mixed, the share of each
             class, float32 ``[n, classes]``.
         """
-        images, labels = split.images(indices).to(self.device), split.labels[indices].to(self.device)
-        return self._augmentation(images, labels, augment_generator(self._seed, epoch, step))
+        for step, (images, labels) in enumerate(self._read(split, batches, self._workers), start):
+            yield self._augmentation(images, labels, augment_generator(self._seed, epoch, step))
+
+    def _read(self, split: Split, batches: Sequence[Tensor], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices, images in zip(batches, read(split, batches, workers=workers), strict=True):
+            yield images.to(self.device), split.labels[indices].to(self.device)

@@ -213,9 +213,8 @@ class Trainer:
         self._freeze_when_due()
         self.learner.network.train()
         before_s = time.monotonic() - at.seconds
-        order = batches(len(self._data.train), schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step)
-        for indices in order:
-            images, labels = self._inputs.augmented(self._data.train, indices, epoch=at.epoch, step=at.step)
+        order = list(batches(len(self._data.train), schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step))
+        for images, labels in self._inputs.augmented(self._data.train, order, epoch=at.epoch, start=at.step):
             at.count(self._step(images, labels))
             self._check_budget_when_due()
             at.seconds = time.monotonic() - before_s

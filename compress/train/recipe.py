@@ -22,7 +22,7 @@ from compress.train.config import Config
 
 Tree = dict[str, Any]
 
-LOCATION_KEYS = frozenset({"run.out", "data.dir", "data.download"})
+LOCATION_KEYS = frozenset({"run.out", "data.dir", "data.download", "data.memory_gib", "data.workers"})
 """Keys that say where things lie, not what is computed: a resumed run may change them."""
 
 

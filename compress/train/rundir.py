@@ -80,6 +80,7 @@ def load_data(section: DataSection, seed: int) -> Data:
         image_size=section.image_size,
         validation_share=section.validation_share,
         limit=section.limit,
+        memory_gib=section.memory_gib,
         seed=seed,
     )
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from compress.data import Data
+from compress.data.storage import place, worker_count
 from compress.errors import ConfigError, WriteError
 from compress.files import leftovers, write_text
 from compress.models import build
@@ -95,7 +96,10 @@ class Session:
         self._console = console
         self._device = pick_device(config.run.device)
         self._data = load_data(config.data, config.run.seed)
-        self._inputs = Inputs(self._data, config.data.augment, seed=config.run.seed, device=self._device)
+        self._workers = worker_count(config.data.workers)
+        self._inputs = Inputs(
+            self._data, config.data.augment, seed=config.run.seed, device=self._device, workers=self._workers
+        )
 
     def run(self) -> None:
         """Train, and write the run directory."""
@@ -107,6 +111,7 @@ class Session:
         elif self._config.model.weights is not None and not (directory / START).exists():
             save_weights(start.model, directory / START)
         _save_recipe(directory, self._config)  # last, since it says that there is a run to resume
+        self._tell_places()
         with StopRequest(self._tell_stop) as stop:
             dense = None
             if self._config.run.dense_baseline:
@@ -172,6 +177,14 @@ class Session:
         # Building and tracing may draw numbers or not; training starts from the seed in either case.
         seed_everything(config.run.seed)
         return learner
+
+    def _tell_places(self) -> None:
+        """Say where images are kept, where there was a choice."""
+        limit_gib = self._data.memory_gib
+        if limit_gib is not None:
+            for what, split in (("training", self._data.train), ("validation", self._data.validation)):
+                told = place(what, split, limit_gib=limit_gib, workers=self._workers)
+                self._console.print(told, highlight=False, markup=False, soft_wrap=True)
 
     def _tell_stop(self) -> None:
         # Straight to the descriptor of stderr: the signal may have come in the middle of a print, and Python's buffered

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from compress.data import load
-from compress.data import split as split_module
 from compress.data.folder import FileSplit
 from compress.data.normalise import MIN_STD
+from compress.data.split import TensorSplit
 from compress.errors import DataError
 
 HEADER_BYTES = 43  # of a PNG file: its size can be read, its pixels cannot
@@ -80,10 +80,11 @@ def test_image_size_scales_images_of_any_size(root):
     assert data.load_test().image_shape == (3, 4, 4)
 
 
-def test_a_folder_too_large_for_memory_is_the_same_batch_by_batch(root, monkeypatch):
+def test_a_folder_too_large_for_memory_is_the_same_batch_by_batch(root):
     kept = load(str(root))
-    monkeypatch.setattr(split_module, "KEEP_IN_MEMORY_BYTES", 0)
-    made = load(str(root))
+    made = load(str(root), memory_gib=0)
+    assert isinstance(kept.train, TensorSplit)
+    assert isinstance(kept.load_test(), TensorSplit)
     assert isinstance(made.train, FileSplit)
     assert isinstance(made.load_test(), FileSplit)
     assert (kept.mean, kept.std) == (made.mean, made.std)
@@ -105,25 +106,32 @@ def test_asks_for_image_size_where_images_are_not_square(root):
         load(str(root))
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 2**30])
+@pytest.mark.parametrize("memory_gib", [0, 1])
 @pytest.mark.parametrize("damage", [b"", b"nonsense", None])
 @pytest.mark.parametrize("image_size", [None, 4])
-def test_names_a_corrupt_training_image(root, monkeypatch, damage, kept_bytes, image_size):
-    monkeypatch.setattr(split_module, "KEEP_IN_MEMORY_BYTES", kept_bytes)
+def test_names_a_corrupt_training_image(root, damage, memory_gib, image_size):
     path = root / "train" / "dog" / "3.png"
     path.write_bytes(path.read_bytes()[:HEADER_BYTES] if damage is None else damage)
     # A validation image would be found when it is read: all but one image train.
     write_image(root / "val" / "dog" / "0.png", 7)
     with pytest.raises(DataError, match=r"train/dog/3\.png: cannot be read as an image .*replace or delete it"):
-        load(str(root), image_size=image_size)
+        load(str(root), image_size=image_size, memory_gib=memory_gib)
 
 
-def test_reads_the_test_split_only_when_asked(root):
-    path = root / "test" / "dog" / "0.png"
-    path.write_bytes(path.read_bytes()[:HEADER_BYTES])
-    data = load(str(root))
-    with pytest.raises(DataError, match=r"test/dog/0\.png: cannot be read as an image"):
-        data.load_test()
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("file", ["1.png", "1.jpg"])
+@pytest.mark.parametrize("bytes_lost", [100, None])
+def test_a_corrupt_image_is_found_before_anything_is_trained(root, split, file, bytes_lost):
+    path = root / split / "dog" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    content = path.read_bytes()
+    path.write_bytes(b"nonsense" if bytes_lost is None else content[:-bytes_lost])
+    with pytest.raises(DataError, match=rf"{split}/dog/{file}: cannot be read as an image"):
+        load(str(root), memory_gib=0)
+    path.write_bytes(content + bytes(200))  # a whole one, with something behind it
+    load(str(root), memory_gib=0)
 
 
 def test_refuses_other_layouts(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from compress.data import DATASETS, load
 from compress.data import split as split_module
+from compress.data.stratified import stratified_choice
 from compress.errors import DataError
 
 
@@ -64,15 +65,24 @@ def test_image_size_scales_all_splits():
     assert all_images(large.load_test()).shape == (359, 1, 16, 16)
 
 
-def test_a_split_too_large_for_memory_is_the_same_batch_by_batch(monkeypatch):
+def test_a_split_too_large_for_memory_is_the_same_batch_by_batch():
     kept = load("digits", image_size=12)
-    monkeypatch.setattr(split_module, "KEEP_IN_MEMORY_BYTES", 0)
-    made = load("digits", image_size=12)
+    made = load("digits", image_size=12, memory_gib=0)
+    assert (kept.memory_gib, made.memory_gib) == (None, 0)
     assert isinstance(kept.train, split_module.TensorSplit)
     assert isinstance(made.train, split_module.ResizedSplit)
     assert (kept.mean, kept.std) == (made.mean, made.std)
     indices = torch.tensor([5, 0, 5])
     assert torch.equal(kept.train.images(indices), made.train.images(indices))
+
+
+def test_mean_and_std_of_many_images_are_those_of_a_sample(monkeypatch):
+    monkeypatch.setattr("compress.data.STATISTICS_IMAGES", 100)
+    data = load("digits", seed=3)
+    sample = data.train.subset(stratified_choice(data.train.labels, 100, seed=3))
+    pixels = all_images(sample).double() / 255
+    assert data.mean == pytest.approx([pixels.mean().item()], rel=1e-12)
+    assert data.std == pytest.approx([pixels.std(correction=0).item()], rel=1e-12)
 
 
 def test_unknown_name_lists_the_known_ones():

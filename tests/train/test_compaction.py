@@ -3,7 +3,7 @@
 import copy
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from compress.train.interrupt import Interrupted
 from compress.train.learner import Learner, build_learner
 from compress.train.loop import Trainer
 from compress.train.progress import ProgressView
-from compress.train.rundir import CHECKPOINT, METRICS, load_data, open_run
+from compress.train.rundir import CHECKPOINT, METRICS, START, load_data, open_run
 from compress.train.session import build_model, seed_everything, train
 
 Tiny = Callable[..., Config]
@@ -42,13 +42,13 @@ RESNET_PARAMETERS = (77_754, 19_810)  # with 16, 32 and 64 channels, for grey im
 class DoubleInputs(Inputs):
     """The same images in float64."""
 
-    def plain(self, *what: object) -> tuple[Tensor, Tensor]:
-        images, labels = super().plain(*what)
-        return images.double(), labels
+    def plain_batches(self, *what: object, **who: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in super().plain_batches(*what, **who):
+            yield images.double(), labels
 
-    def augmented(self, *what: object, **when: int) -> tuple[Tensor, Tensor]:
-        images, labels = super().augmented(*what, **when)
-        return images.double(), labels
+    def augmented(self, *what: object, **when: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in super().augmented(*what, **when):
+            yield images.double(), labels
 
 
 def make_trainer(config: Config, directory: Path, *, double: bool = False) -> Trainer:
@@ -57,7 +57,7 @@ def make_trainer(config: Config, directory: Path, *, double: bool = False) -> Tr
     kind = DoubleInputs if double else Inputs
     inputs = kind(data, config.data.augment, seed=config.run.seed, device=torch.device("cpu"))
     seed_everything(config.run.seed)
-    model = build_model(config, data)
+    model = build_model(config, data, saved=directory / START)
     example, _ = inputs.plain(data.validation, torch.arange(1))
     learner = build_learner(config, model.double() if double else model, example)
     seed_everything(config.run.seed)

@@ -14,7 +14,7 @@ from compress.train.interrupt import Interrupted
 from compress.train.learner import build_learner
 from compress.train.loop import Trainer
 from compress.train.progress import ProgressView
-from compress.train.rundir import CHECKPOINT, METRICS, load_data
+from compress.train.rundir import CHECKPOINT, METRICS, START, load_data
 from compress.train.session import build_model, seed_everything
 
 Tiny = Callable[..., Config]
@@ -26,7 +26,9 @@ def make_trainer(config: Config, directory: Path) -> Trainer:
     data = load_data(config.data, config.run.seed)
     inputs = Inputs(data, config.data.augment, seed=config.run.seed, device=torch.device("cpu"))
     seed_everything(config.run.seed)
-    learner = build_learner(config, build_model(config, data), torch.zeros(1, *data.image_shape))
+    learner = build_learner(
+        config, build_model(config, data, saved=directory / START), torch.zeros(1, *data.image_shape)
+    )
     seed_everything(config.run.seed)
     return Trainer(learner, data, inputs, config, directory)
 
