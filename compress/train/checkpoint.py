@@ -19,7 +19,7 @@ import torch
 from compress.errors import CheckpointError
 from compress.files import write_atomic
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the keys below change their meaning; older files are refused, not guessed at."""
 
 State = dict[str, Any]

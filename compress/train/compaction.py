@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from compress.surgery.compose import compose, restore_
 from compress.surgery.kept import Kept
 from compress.surgery.verify import certify
 from compress.train.checkpoint import State, unmoved_generators
+from compress.train.evaluate import max_abs_difference
 
 TRAINING_TOLERANCE = 1e-8
 """Largest difference of outputs in training mode, in float64, relative to the largest output. Rounding stays below,
@@ -75,24 +76,25 @@ class Compaction:
         return f"compacted  parameters {parameters}  MACs {macs}  {self.seconds:.1f} s"
 
 
-def find_compaction(model: nn.Module, example: Tensor, images: Tensor) -> Compaction:
+def find_compaction(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.Module] = ()) -> Compaction:
     """What can leave ``model`` now, proved; the model is not changed, and no generator is moved.
 
     Args:
         model: The network in training.
         example: Images ``[1, C, H, W]`` to trace it with.
         images: Images ``[N, C, H, W]``, two or more, on which both networks are compared in training mode.
+        twins: The same network with other weights, which are to be cut likewise; compared in evaluation mode.
     """
     start_s = time.monotonic()
     with unmoved_generators():
         try:
-            found = _find(model, example, images)
+            found = _find(model, example, images, twins)
         except (ModelError, VerificationError) as error:  # the run goes on as it is: it only takes longer
             found = Compaction(refused=str(error))
     return dataclasses.replace(found, seconds=time.monotonic() - start_s)
 
 
-def _find(model: nn.Module, example: Tensor, images: Tensor) -> Compaction:
+def _find(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.Module]) -> Compaction:
     result = compress.compact(model, (example,), fold=False, select="never")
     plan = Plan(result.plan.architecture, result.plan.parameters)  # cuts alone, whatever else the end may change
     if not plan.parameters:
@@ -103,6 +105,8 @@ def _find(model: nn.Module, example: Tensor, images: Tensor) -> Compaction:
     small = private_copy(model)
     plan.reshape_(small)
     _check_in_training_mode(model, small, images)
+    for twin in twins:
+        _check_twin(twin, plan, images)
     macs = result.report.macs_before, count_macs(small, (example,))
     return Compaction(plan, (_size(model), _size(small)), macs)
 
@@ -126,6 +130,23 @@ def _check_in_training_mode(model: nn.Module, small: nn.Module, images: Tensor) 
         raise VerificationError(
             f"a channel that is dead in evaluation mode still acts in training mode: outputs differ by {difference:.1e}"
             f" (largest: {largest:.1e}). The running mean of a BatchNorm has yet to follow what feeds it"
+        )
+
+
+def _check_twin(twin: nn.Module, plan: Plan, images: Tensor) -> None:
+    """Compare the twin with what the plan leaves of it, in evaluation mode, in float64.
+
+    Raises:
+        VerificationError: They differ.
+    """
+    twin = private_copy(twin).double()
+    small = private_copy(twin)
+    plan.reshape_(small)
+    difference, largest = max_abs_difference(twin, small, images.double())
+    if not difference <= TRAINING_TOLERANCE * largest:
+        raise VerificationError(
+            f"a dead channel still acts in averaged or in earlier weights: outputs differ by {difference:.1e} "
+            f"(largest: {largest:.1e})"
         )
 
 

@@ -27,6 +27,9 @@ NO_PENALTY = "none"
 SHAPES = ("p", "a", "eps", "l1_share")
 """Keys of the shape parameters that penalties have."""
 
+DENSE_TEACHER = "dense"
+"""The teacher that is the dense network a run is compared with, or comes from."""
+
 HARD_CONCRETE = "hard-concrete"
 """Stochastic gates in place of a penalty (see ``compress.optim.gates``)."""
 
@@ -114,6 +117,11 @@ def _dataset_name(name: str) -> str:
     if not folder.is_dir():
         raise ValueError(f"unknown data set, and no folder of that name; known: {', '.join(names)}, FOLDER")
     return str(folder)
+
+
+def _teacher(name: str) -> str:
+    """Accept ``dense``, or a run directory (made absolute); whether it is one matters only to a run that starts."""
+    return name if name == DENSE_TEACHER else str(_absolute(Path(name)))
 
 
 def _to_path(value: object) -> object:
@@ -338,12 +346,43 @@ class ScheduleSection(Section):
         batch_size: Images in a step.
         lr_schedule: A name of ``compress.train.schedule.LR_SCHEDULES``.
         warmup_epochs: Epochs over which the learning rate rises linearly from zero.
+        label_smoothing: Share of each label that is spread evenly over all classes; 0.1 is usual.
+        patience: End when the validation accuracy has not risen for so many epochs, and keep the network of the best
+            one. Epochs count from the penalty's end on: before it accuracy falls because channels die. By default all
+            epochs are trained and the last network is kept.
     """
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 64
     lr_schedule: Annotated[str, _one_of(_lr_schedules)] = "constant"
     warmup_epochs: NotNegative = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    patience: PositiveInt | None = None
+
+
+class AverageSection(Section):
+    """``[average]``: a moving average of the weights is judged, and kept, in their place (``compress.train.average``).
+
+    Attributes:
+        decay: What a step leaves of the average; about the last ``1 / (1 - decay)`` steps count.
+    """
+
+    decay: Share = 0.999
+
+
+class DistillSection(Section):
+    """``[distill]``: learn from the answers of another network too (see ``compress.train.distill``).
+
+    Attributes:
+        teacher: ``dense``, for the network of ``run.dense_baseline``, or, when a run is fine-tuned, for the dense one
+            that it comes from; or the directory of another run on the same data set.
+        temperature: By which both networks' logits are divided.
+        weight: Of the teacher's term in the loss; that of the labels' is one minus it.
+    """
+
+    teacher: Annotated[str, Field(min_length=1), AfterValidator(_teacher)]
+    temperature: Positive = 4.0
+    weight: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
 
 
 class RunSection(Section):
@@ -381,6 +420,8 @@ class Config(Section):
                 "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
             )
         return self
+    average: AverageSection | None = None
+    distill: DistillSection | None = None
 
     @model_validator(mode="after")
     def _gates_are_alone(self) -> Config:
@@ -391,6 +432,23 @@ class Config(Section):
                 ("compact_every", penalty.compact_every > 0),
                 ("mode", penalty.mode != "prox"),
             ):
+    @model_validator(mode="after")
+    def _patience_can_count(self) -> Config:
+        if self.schedule.patience is not None and self.penalty_acts_to >= self.schedule.epochs:
+            raise ValueError(
+                f"schedule.patience: got {self.schedule.patience}, but epochs count from the penalty's end on, and it "
+                f"acts in all {self.schedule.epochs}; let it end earlier with penalty.epochs, or leave patience out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_average_of_gates(self) -> Config:
+        if self.average is not None and self.penalty.name == HARD_CONCRETE:
+            raise ValueError(
+                "average: weights before and after gates are folded into them have no common average; leave it out"
+            )
+        return self
+
                 if meaningless:
                     raise ValueError(f"penalty.{key}: gates are folded when the penalty ends; leave it out")
         return self
@@ -441,3 +499,8 @@ class Config(Section):
             return self.run.out
         model = self.model.name.rpartition(":")[2]
         return Path("runs") / f"{model}-{Path(self.data.name).name}-{self.penalty.name}"
+    @property
+    def penalty_acts_to(self) -> int:
+        """The number of the first epoch, from 0, without a penalty."""
+        return 0 if self.penalty.name == NO_PENALTY else self.penalty_epochs
+

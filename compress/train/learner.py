@@ -7,22 +7,26 @@ What changes a single step (precision, distillation, several processes) belongs 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import compress
 from compress.optim import HardConcrete
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
 from compress.penalties import PENALTIES
 from compress.surgery import Plan
+from compress.train.average import Average, Weights, cut, lent, load_, put_, taken, twin
 from compress.train.budget import Budget, Landing
 from compress.train.checkpoint import State
 from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import HARD_CONCRETE, NO_PENALTY, Config
+from compress.train.distill import Distillation, Teacher
 from compress.train.divergence import DivergenceError
+from compress.train.loss import Loss
 from compress.train.optimizers import build_optimizer
 
 LR_FACTOR = "lr_factor"
@@ -51,6 +55,8 @@ class Learner:
         network: What computes: the model, or the model with its gates.
         frozen: Whether dead groups stay dead and the others train without penalty.
         plans: Of all compactions so far, in their order.
+        loss: What a step minimises beside the penalty; the cross-entropy unless it is replaced.
+        average: Of the model's weights, judged and kept in their place; None unless it is set.
 
     Args:
         model: Maps images ``[N, C, H, W]`` to logits ``[N, classes]``; it is trained in place.
@@ -79,6 +85,9 @@ class Learner:
         self.network: nn.Module = model if gates is None else gates
         self.frozen = False
         self.plans: list[Plan] = []
+        self.loss = Loss()
+        self.average: Average | None = None
+        self._best: Weights | None = None
         self._subgradient = subgradient
         self._groups_at_start = 0 if regularizer is None else regularizer.groups.count
 
@@ -92,7 +101,7 @@ class Learner:
             group["lr"] = lr * group.get(LR_FACTOR, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.network(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.loss(images, logits, labels)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         result = StepResult(loss.item(), int((logits.argmax(1) == classes).sum()), len(labels))
         if not math.isfinite(result.loss):
@@ -102,6 +111,8 @@ class Learner:
             loss = loss + self.gates.penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         self._move(strength)
+        if self.average is not None:
+            self.average.update_()
         return result
 
     def _move(self, strength: float) -> None:
@@ -120,6 +131,28 @@ class Learner:
             self.budget.prox_(self.regularizer, self.optimizer)
         elif proximal:
             self.regularizer.prox_(self.optimizer)
+
+    @contextmanager
+    def judged(self) -> Iterator[nn.Module]:
+        """What is to be judged: the network, with the average of its weights if there is one."""
+        with nullcontext() if self.average is None else lent(self.model, self.average.weights()):
+            yield self.network
+
+    def remember_(self) -> None:
+        """Keep what is judged now: it is what training ends with, unless another call comes."""
+        self._best = taken(self.model) if self.average is None else self.average.weights()
+
+    def finish_(self) -> None:
+        """Give the model the weights that training ends with, when it has ended."""
+        if self._best is not None:
+            put_(self.model, self._best)
+        elif self.average is not None:
+            put_(self.model, self.average.weights())
+
+    def twins(self) -> list[nn.Module]:
+        """Copies of the model with the other weights that a compaction cuts too."""
+        others = [self._best, None if self.average is None else self.average.weights()]
+        return [twin(self.model, weights) for weights in others if weights is not None]
 
     def check_budget_(self, time_epochs: float) -> None:
         """Let the budget, if there is one, correct the strength."""
@@ -161,11 +194,15 @@ class Learner:
         Raises:
             CheckpointError: It was made for another model.
         """
-        cut = cut_(self.model, plan)
-        pieces = whole(cut)
+        smaller = cut_(self.model, plan)
+        pieces = whole(smaller)
         if self.regularizer is not None:
-            self.regularizer, pieces = sliced(self.regularizer, cut)
+            self.regularizer, pieces = sliced(self.regularizer, smaller)
         slice_optimizer_(self.optimizer, pieces)
+        if self.average is not None:
+            self.average.cut_(plan)
+        if self._best is not None:
+            self._best = cut(self._best, plan)
         self.plans.append(plan)
 
     def dead_share(self) -> float | None:
@@ -195,6 +232,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "budget": None if self.budget is None else self.budget.state(),
             "gates": None if self.gates is None else self.gates.gate_state(),
+            "average": None if self.average is None else self.average.state(),
+            "best": self._best,
         }
 
     def load_state_(self, state: State) -> None:
@@ -206,6 +245,11 @@ class Learner:
         for plan in state["plans"]:
             self.compact_(plan_from_state(plan))
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_(state["average"])
+        if state["best"] is not None:
+            self._best = taken(self.model)
+            load_(self._best, state["best"])
         if self.budget is not None:
             self.budget.load_state_(state["budget"])
         if self.gates is not None:
@@ -220,14 +264,23 @@ class Learner:
         return [] if self.regularizer is None else unread(self.regularizer)
 
 
-def build_learner(config: Config, model: nn.Module, example: Tensor) -> Learner:
+def build_learner(config: Config, model: nn.Module, example: Tensor, teacher: Teacher | None = None) -> Learner:
     """The learner of a recipe around ``model``.
 
     Args:
         config: The recipe; ``penalty.name`` may be ``none``.
         model: On the device where it is to be trained.
         example: Images ``[1, C, H, W]`` on the same device; the model is traced with them.
+        teacher: Whom ``[distill]`` names, if it does.
     """
+    learner = _penalised(config, model, example)
+    follows = None if teacher is None or config.distill is None else Distillation(teacher, config.distill)
+    learner.loss = Loss(config.schedule.label_smoothing, follows)
+    learner.average = None if config.average is None else Average(model, config.average.decay)
+    return learner
+
+
+def _penalised(config: Config, model: nn.Module, example: Tensor) -> Learner:
     penalty = config.penalty
     optimizer = build_optimizer(model, config.optimizer)
     if penalty.name == NO_PENALTY:

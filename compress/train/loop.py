@@ -15,10 +15,12 @@ from torch import Tensor
 from compress.data import Data
 from compress.data.sampler import batch_count, batches
 from compress.errors import CheckpointError
+from compress.surgery.plan import weights_hash
 from compress.train.budget import CHECKS_PER_EPOCH
 from compress.train.checkpoint import State, load_checkpoint, random_state, save_checkpoint, set_random_state
 from compress.train.compaction import Compaction, find_compaction
 from compress.train.config import NO_PENALTY, Config
+from compress.train.distill import Teacher
 from compress.train.divergence import DivergenceError, check_finite, where_not_finite
 from compress.train.evaluate import EVALUATION_BATCH, evaluate, inference
 from compress.train.inputs import Inputs
@@ -49,6 +51,8 @@ class Position:
         seconds: Time since the epoch's start, spent in training; stops are not counted.
         best_accuracy: Highest validation accuracy so far.
         best_epoch: The epoch (from 1) that reached it; 0 before the first.
+        kept_accuracy: Highest validation accuracy since the penalty's end; below 0 before.
+        stale_epochs: Epochs since it was reached.
     """
 
     epoch: int = 0
@@ -59,6 +63,8 @@ class Position:
     seconds: float = 0.0
     best_accuracy: float = 0.0
     best_epoch: int = 0
+    kept_accuracy: float = -1.0
+    stale_epochs: int = 0
 
     def count(self, result: StepResult) -> None:
         """Add one step."""
@@ -85,13 +91,15 @@ class Position:
         self.step, self.loss_sum, self.correct, self.images, self.seconds = 0, 0.0, 0, 0, 0.0
 
 
-def origin(config: Config, data: Data) -> dict[str, str]:
+def origin(config: Config, data: Data, teacher: Teacher | None) -> dict[str, str]:
     """What a run starts from beside its recipe, each with a SHA-256: a resumed run must find the same.
 
     Of the images the labels in their order stand for all: files that come, go or move change them.
     """
     file = model_file(config)
     found = {} if file is None else {"model file": file_hash(file)}
+    if teacher is not None:
+        found["teacher"] = weights_hash(teacher.network.state_dict())
     labels = torch.cat((data.train.labels, data.validation.labels)).to(torch.int64)
     return {**found, "data set": hashlib.sha256(labels.numpy().tobytes()).hexdigest()}
 
@@ -121,12 +129,14 @@ class Trainer:
         self._log = MetricsLog(directory / METRICS)
         self._saved: Position | None = None
         self._saved_at_s = time.monotonic()
-        self._origin = origin(config, data)
+        self._origin = origin(config, data, learner.loss.teacher)
 
     @property
     def complete(self) -> bool:
-        """Whether all epochs are done."""
-        return self.position.epoch >= self._config.schedule.epochs
+        """Whether all epochs are done, or the last ones have brought nothing."""
+        patience = self._config.schedule.patience
+        impatient = patience is not None and self.position.stale_epochs >= patience
+        return impatient or self.position.epoch >= self._config.schedule.epochs
 
     def fit(self, view: ProgressView, should_stop: Callable[[], bool]) -> None:
         """Train from the present position to the end.
@@ -145,6 +155,7 @@ class Trainer:
             if self.position.epoch + 1 == self._config.schedule.epochs:
                 self.learner.settle_()
             record = self._validate()
+            self._keep_if_best(record["validation_accuracy"])
             self.position.next_epoch(record["validation_accuracy"])
             compaction = self._compact_when_due()
             self._log.append({**record, "compaction": compaction and compaction.record()})
@@ -154,6 +165,8 @@ class Trainer:
                 view.say(f"  {compaction}")
             if should_stop():
                 raise Interrupted
+        if self.position.epoch < self._config.schedule.epochs:
+            view.say(f"ended after epoch {self.position.epoch}: {self.position.stale_epochs} epochs without a gain")
 
     def save(self) -> None:
         """Write the checkpoint.
@@ -279,7 +292,7 @@ class Trainer:
             return None
         example, _ = self._inputs.plain(self._data.validation, torch.arange(1))
         images, _ = self._inputs.plain(self._data.train, torch.arange(min(COMPARED_IMAGES, len(self._data.train))))
-        compaction = find_compaction(self.learner.model, example, images)
+        compaction = find_compaction(self.learner.model, example, images, self.learner.twins())
         if compaction.plan is not None:
             self.learner.compact_(compaction.plan)
         return compaction
@@ -289,10 +302,21 @@ class Trainer:
         for indices in torch.split(torch.arange(len(split)), EVALUATION_BATCH):
             yield self._inputs.plain(split, indices)[0]
 
+    def _keep_if_best(self, accuracy: float) -> None:
+        """With ``schedule.patience``, once the penalty has ended: remember the best network."""
+        at, config = self.position, self._config
+        if config.schedule.patience is None or at.epoch < config.penalty_acts_to:
+            return
+        at.stale_epochs += 1
+        if accuracy > at.kept_accuracy:
+            at.kept_accuracy, at.stale_epochs = accuracy, 0
+            self.learner.remember_()
+
     def _validate(self) -> Record:
         at = self.position
         lr, strength = self._rates()
-        score = evaluate(self.learner.network, self._data.validation, self._inputs)
+        with self.learner.judged() as network:
+            score = evaluate(network, self._data.validation, self._inputs)
         if not math.isfinite(score.loss):
             with inference(self.learner.network):
                 where = where_not_finite(self.learner.network, self._validation_images())

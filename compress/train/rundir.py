@@ -201,6 +201,28 @@ class Run:
             for split, accuracy in self.summary["accuracy"].items()
         }
 
+    def dense_baseline(self) -> nn.Module | None:
+        """The dense network that this run trained, beside its own or as its own; in eval mode on the CPU.
+
+        Raises:
+            CheckpointError: Its file is damaged or does not fit the network.
+        """
+        if self.summary["origin"] is not None:
+            return None
+        if self.config.penalty.name == NO_PENALTY:
+            return self.dense_model()
+        path = self.path / DENSE / MODEL
+        if not path.is_file():
+            return None
+        model = self._base()
+        put_weights_(model, load_weights(path), source=str(path))
+        return model.eval()
+
+    def origin_path(self) -> Path | None:
+        """The run that this one goes on from, if it is no first one."""
+        origin = _saved_origin(self.path)
+        return None if origin is None else Path(origin["run"])
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""

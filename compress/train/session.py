@@ -22,7 +22,8 @@ from compress.models.weights import start_from_
 from compress.surgery import Plan, save_weights
 from compress.surgery.plan import load_weights, put_weights_
 from compress.train.compaction import expanded
-from compress.train.config import NO_PENALTY, Config
+from compress.train.config import DENSE_TEACHER, NO_PENALTY, Config
+from compress.train.distill import Teacher, find_teacher, own_teacher
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.interrupt import StopRequest
@@ -105,6 +106,7 @@ class Session:
         """Train, and write the run directory."""
         directory = self._config.out
         start = self._build(self._config)  # whatever cannot be built is refused before anything is written
+        teacher = self._teacher()
         _make(directory)
         if self._origin is not None:
             self._origin.save(directory)
@@ -116,9 +118,11 @@ class Session:
             dense = None
             if self._config.run.dense_baseline:
                 penalty = self._config.penalty.model_copy(update={"name": NO_PENALTY})
-                dense = self._fit(self._config.model_copy(update={"penalty": penalty}), directory / DENSE, stop)
+                plain = self._config.model_copy(update={"penalty": penalty, "distill": None})
+                dense = self._fit(plain, directory / DENSE, stop)
                 save_weights(dense.learner.model, directory / DENSE / MODEL)
-            masked = self._fit(self._config, directory, stop)
+                teacher = teacher or own_teacher(dense.learner.model)
+            masked = self._fit(self._config, directory, stop, teacher)
         best = masked.position
         network, biases = self._restored(self._first_shapes(masked.learner))
         trained = Trained(
@@ -132,10 +136,18 @@ class Session:
         )
         finish(self._config, self._data, self._inputs, trained, directory, self._origin)
 
-    def _fit(self, config: Config, directory: Path, stop: StopRequest) -> Trainer:
+    def _teacher(self) -> Teacher | None:
+        """Whom the recipe names; None if nobody, or the dense network that is trained first."""
+        section = self._config.distill
+        if section is None or (section.teacher == DENSE_TEACHER and self._config.run.dense_baseline):
+            return None
+        before = None if self._origin is None else self._origin.run
+        return find_teacher(section, self._data, before, self._device)
+
+    def _fit(self, config: Config, directory: Path, stop: StopRequest, teacher: Teacher | None = None) -> Trainer:
         _make(directory)
         _save_recipe(directory, config)
-        learner = self._build(config)
+        learner = self._build(config, teacher)
         trainer = Trainer(learner, self._data, self._inputs, config, directory)
         plain = "dense" if self._origin is None else self._origin.act
         title = config.penalty.name if config.penalty.name != NO_PENALTY else plain
@@ -146,6 +158,7 @@ class Session:
             view.say(f"{title}: going on after epoch {trainer.position.epoch}, step {trainer.position.step}")
         with view:
             trainer.fit(view, stop.__bool__)
+        learner.finish_()
         return trainer
 
     def _first_shapes(self, learner: Learner) -> nn.Module:
@@ -170,10 +183,10 @@ class Session:
     def _example(self) -> Tensor:
         return self._inputs.plain(self._data.validation, torch.arange(1))[0]
 
-    def _build(self, config: Config) -> Learner:
+    def _build(self, config: Config, teacher: Teacher | None = None) -> Learner:
         """A learner at its start; the same seed gives the same one."""
         seed_everything(config.run.seed)
-        learner = build_learner(config, self._start(config), self._example())
+        learner = build_learner(config, self._start(config), self._example(), teacher)
         # Building and tracing may draw numbers or not; training starts from the seed in either case.
         seed_everything(config.run.seed)
         return learner

@@ -40,7 +40,7 @@ def test_a_flipped_bit_in_the_weights_is_found(saved: Path):
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path: Path):
     path = tmp_path / "checkpoint.pt"
-    torch.save({"format": 2, "evil": Path}, path)
+    torch.save({"format": 3, "evil": Path}, path)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(path)
 
@@ -48,7 +48,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path):
 def test_another_format_is_refused(tmp_path: Path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": 0}, path)
-    with pytest.raises(CheckpointError, match="has format 0, expected 2"):
+    with pytest.raises(CheckpointError, match="has format 0, expected 3"):
         load_checkpoint(path)
 
 

@@ -167,9 +167,20 @@ COMPACTING = (
         (("optimizer.name=rmsprop", "optimizer.lr=0.001", "penalty.strength=0.003"), 2 * (STEPS_PER_EPOCH + 1)),
         ((), 2 * (STEPS_PER_EPOCH + 1) + 2),
         (("penalty.mode=subgradient",), STEPS_PER_EPOCH + 2),
+        (("average.decay=0.9",), STEPS_PER_EPOCH + 2),
+        (("average.decay=0.9", "schedule.patience=1", "schedule.epochs=5"), 3 * (STEPS_PER_EPOCH + 1) + 1),
         (("penalty.granularity=weight", "penalty.name=l1", "penalty.strength=0.01"), 3 * STEPS_PER_EPOCH),
     ],
-    ids=["after a compaction", "in the next epoch", "as the penalty ends", "after it", "subgradient", "single weights"],
+    ids=[
+        "after a compaction",
+        "in the next epoch",
+        "as the penalty ends",
+        "after it",
+        "subgradient",
+        "average",
+        "patience",
+        "single weights",
+    ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, settings: tuple[str, ...], stop_after: int

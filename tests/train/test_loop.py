@@ -67,8 +67,13 @@ def assert_same(one: Trainer, other: Trainer) -> None:
         (("penalty.mode=subgradient",), STEPS_PER_EPOCH + 1),
         (("penalty.name=none",), STEPS_PER_EPOCH + 2),
         (("data.augment.brightness=0.3", "data.augment.cutout=2", "data.augment.mixup=0.4"), STEPS_PER_EPOCH + 3),
+        (("average.decay=0.9", "schedule.label_smoothing=0.1"), STEPS_PER_EPOCH + 2),
+        (("penalty.epochs=1", "schedule.patience=1", "average.decay=0.9"), 2 * STEPS_PER_EPOCH + 4),
     ],
-    ids=["first step", "mid-epoch", "last step of an epoch", "after the penalty", "subgradient", "no penalty", "mixed"],
+    ids=[
+        *("first step", "mid-epoch", "last step of an epoch", "after the penalty", "subgradient", "no penalty"),
+        *("mixed", "average", "patience"),
+    ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, settings: tuple[str, ...], stop_after: int
