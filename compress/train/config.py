@@ -411,6 +411,8 @@ class Config(Section):
     penalty: PenaltySection = PenaltySection()
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
+    average: AverageSection | None = None
+    distill: DistillSection | None = None
     run: RunSection = RunSection()
 
     @model_validator(mode="after")
@@ -420,18 +422,7 @@ class Config(Section):
                 "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
             )
         return self
-    average: AverageSection | None = None
-    distill: DistillSection | None = None
 
-    @model_validator(mode="after")
-    def _gates_are_alone(self) -> Config:
-        penalty = self.penalty
-        if penalty.name == HARD_CONCRETE:
-            for key, meaningless in (
-                ("budget", penalty.budget is not None),
-                ("compact_every", penalty.compact_every > 0),
-                ("mode", penalty.mode != "prox"),
-            ):
     @model_validator(mode="after")
     def _patience_can_count(self) -> Config:
         if self.schedule.patience is not None and self.penalty_acts_to >= self.schedule.epochs:
@@ -449,6 +440,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gates_are_alone(self) -> Config:
+        penalty = self.penalty
+        if penalty.name == HARD_CONCRETE:
+            for key, meaningless in (
+                ("budget", penalty.budget is not None),
+                ("compact_every", penalty.compact_every > 0),
+                ("mode", penalty.mode != "prox"),
+            ):
                 if meaningless:
                     raise ValueError(f"penalty.{key}: gates are folded when the penalty ends; leave it out")
         return self
@@ -493,14 +493,14 @@ class Config(Section):
         return self.schedule.epochs if self.penalty.budget is None else -(-self.schedule.epochs // 2)
 
     @property
+    def penalty_acts_to(self) -> int:
+        """The number of the first epoch, from 0, without a penalty."""
+        return 0 if self.penalty.name == NO_PENALTY else self.penalty_epochs
+
+    @property
     def out(self) -> Path:
         """The run directory."""
         if self.run.out is not None:
             return self.run.out
         model = self.model.name.rpartition(":")[2]
         return Path("runs") / f"{model}-{Path(self.data.name).name}-{self.penalty.name}"
-    @property
-    def penalty_acts_to(self) -> int:
-        """The number of the first epoch, from 0, without a penalty."""
-        return 0 if self.penalty.name == NO_PENALTY else self.penalty_epochs
-
