@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compress.data.machine import GIB, core_count, memory_gib
 from compress.data.split import Split, TensorSplit, chunks
 from compress.errors import DataError
 
-GIB = 2**30
 MEMORY_SHARE = 0.25
 """Of the machine's memory, for images: the network, its gradients and activations, and others need the rest."""
-
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""What a container may use; a number of bytes, or ``max``."""
 
 MOST_WORKERS = 8
 """By default; more than eight processes seldom decode faster than a network trains."""
@@ -32,20 +26,12 @@ BATCHES_AHEAD = 4
 
 def memory_limit_gib(given: float | None) -> float:
     """``given``, else ``MEMORY_SHARE`` of what this machine or container has."""
-    if given is not None:
-        return given
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        total = min(total, int(CGROUP_LIMIT.read_text()))
-    return MEMORY_SHARE * total / GIB
+    return MEMORY_SHARE * memory_gib() if given is None else given
 
 
 def worker_count(given: int | None) -> int:
     """``given``, else one process for each core that this process may use, up to ``MOST_WORKERS``."""
-    if given is not None:
-        return given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(core_count(), MOST_WORKERS) if given is None else given
 
 
 def size_gib(split: Split) -> float:

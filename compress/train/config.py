@@ -391,7 +391,13 @@ class RunSection(Section):
     Attributes:
         seed: Of the starting weights, the split, the order of images and their augmentation.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
-        threads: CPU threads of one operation; by default torch's choice. Small networks are as fast with one.
+        threads: CPU threads of one operation; by default torch's choice, or fewer where the process may use fewer
+            cores. Beside other busy processes one is often the fastest.
+        channels_last: Lay images out pixel by pixel while training; ``auto``: where that was measured to be faster (see
+            ``compress.train.execution``). Sums are rounded otherwise.
+        precision: ``bfloat16``: operations that are safe in it (autocast) compute so while training, on hardware that
+            has it; weights, the optimizer and the penalty stay float32.
+        compile: Train through ``torch.compile``: minutes at the start, and faster steps for some networks.
         out: The run directory; by default ``runs/MODEL-DATASET-PENALTY``.
         dense_baseline: First train the same recipe without penalty, into ``out/dense``, for a figure to compare with.
     """
@@ -399,6 +405,9 @@ class RunSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: PositiveInt | None = None
+    channels_last: Literal["auto"] | bool = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     out: FilePath | None = None
     dense_baseline: bool = False
 

@@ -26,6 +26,7 @@ from compress.train.compaction import cut_, plan_from_state, plan_to_state
 from compress.train.config import HARD_CONCRETE, NO_PENALTY, Config
 from compress.train.distill import Distillation, Teacher
 from compress.train.divergence import DivergenceError
+from compress.train.execution import Execution, execution_of
 from compress.train.loss import Loss
 from compress.train.optimizers import build_optimizer
 
@@ -55,6 +56,7 @@ class Learner:
         network: What computes: the model, or the model with its gates.
         frozen: Whether dead groups stay dead and the others train without penalty.
         plans: Of all compactions so far, in their order.
+        execution: How a step computes the network's outputs.
         loss: What a step minimises beside the penalty; the cross-entropy unless it is replaced.
         average: Of the model's weights, judged and kept in their place; None unless it is set.
 
@@ -85,6 +87,7 @@ class Learner:
         self.network: nn.Module = model if gates is None else gates
         self.frozen = False
         self.plans: list[Plan] = []
+        self.execution = Execution()
         self.loss = Loss()
         self.average: Average | None = None
         self._best: Weights | None = None
@@ -100,7 +103,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get(LR_FACTOR, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.network(images)
+        logits = self.execution(self.network, images)
         loss = self.loss(images, logits, labels)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         result = StepResult(loss.item(), int((logits.argmax(1) == classes).sum()), len(labels))
@@ -274,6 +277,7 @@ def build_learner(config: Config, model: nn.Module, example: Tensor, teacher: Te
         teacher: Whom ``[distill]`` names, if it does.
     """
     learner = _penalised(config, model, example)
+    learner.execution = execution_of(config.run, model, example.device)
     follows = None if teacher is None or config.distill is None else Distillation(teacher, config.distill)
     learner.loss = Loss(config.schedule.label_smoothing, follows)
     learner.average = None if config.average is None else Average(model, config.average.decay)

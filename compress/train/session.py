@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from compress.data import Data
+from compress.data.machine import core_count
 from compress.data.storage import place, worker_count
 from compress.errors import ConfigError, WriteError
 from compress.files import leftovers, write_text
@@ -21,6 +22,7 @@ from compress.models import build
 from compress.models.weights import start_from_
 from compress.surgery import Plan, save_weights
 from compress.surgery.plan import load_weights, put_weights_
+from compress.train.allocator import keep_freed_memory
 from compress.train.compaction import expanded
 from compress.train.config import DENSE_TEACHER, NO_PENALTY, Config
 from compress.train.distill import Teacher, find_teacher, own_teacher
@@ -114,6 +116,8 @@ class Session:
             save_weights(start.model, directory / START)
         _save_recipe(directory, self._config)  # last, since it says that there is a run to resume
         self._tell_places()
+        if self._device.type == "cpu":
+            keep_freed_memory()
         with StopRequest(self._tell_stop) as stop:
             dense = None
             if self._config.run.dense_baseline:
@@ -269,9 +273,9 @@ def _full_disk_told(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Torch's number of threads for one operation; None leaves it."""
+    """Torch's number of threads for one operation; by default its own choice, but not more than cores to run them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count or min(before, core_count()))
     try:
         yield
     finally:

@@ -1,12 +1,20 @@
 import os
-from pathlib import Path
 
 import pytest
 import torch
 
-from compress.data import storage
+from compress.data.machine import core_count, memory_gib
 from compress.data.split import ResizedSplit, TensorSplit
-from compress.data.storage import held_gib, in_memory, memory_limit_gib, place, read, size_gib, worker_count
+from compress.data.storage import (
+    MOST_WORKERS,
+    held_gib,
+    in_memory,
+    memory_limit_gib,
+    place,
+    read,
+    size_gib,
+    worker_count,
+)
 from compress.errors import DataError
 
 
@@ -68,21 +76,10 @@ def test_a_split_is_held_where_it_fits():
     assert in_memory(split, exact * 0.99) is split
 
 
-def test_a_quarter_of_the_memory_of_machine_or_container(monkeypatch, tmp_path):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(storage, "CGROUP_LIMIT", limit)
-    physical = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    quarter = int(physical.split()[1]) / 2**20 / 4
-    assert memory_limit_gib(None) == pytest.approx(quarter, rel=1e-3)
-    limit.write_text("max\n")
-    assert memory_limit_gib(None) == pytest.approx(quarter, rel=1e-3)
-    limit.write_text(f"{2**28}\n")
-    assert memory_limit_gib(None) == 1 / 16
+def test_by_default_a_quarter_of_the_memory_and_a_worker_for_each_core():
+    assert memory_limit_gib(None) == memory_gib() / 4
     assert memory_limit_gib(3.0) == 3.0
-
-
-def test_a_worker_for_each_core():
-    assert worker_count(None) == min(len(os.sched_getaffinity(0)), storage.MOST_WORKERS)
+    assert worker_count(None) == min(core_count(), MOST_WORKERS)
     assert worker_count(0) == 0
 
 
