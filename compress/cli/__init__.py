@@ -72,6 +72,7 @@ COMMANDS: dict[str, Command] = {
         (
             "compress finetune runs/half --epochs 5 --learning-rate 0.001",
             "compress finetune runs/half --out runs/half-tuned --set schedule.lr_schedule=cosine",
+            "compress finetune runs/half --set distill.teacher=dense --set average.decay=0.999",
             "compress finetune runs/half --out runs/half-tuned --resume",
             "compress export runs/half-tuned --onnx half.onnx",
         ),

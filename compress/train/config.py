@@ -400,6 +400,8 @@ class RunSection(Section):
         compile: Train through ``torch.compile``: minutes at the start, and faster steps for some networks.
         out: The run directory; by default ``runs/MODEL-DATASET-PENALTY``.
         dense_baseline: First train the same recipe without penalty, into ``out/dense``, for a figure to compare with.
+        tensorboard: Write event files for TensorBoard, where it is installed, into ``out/tensorboard``.
+        curves: At the end draw accuracy, strength and widths over the epochs, where matplotlib is installed.
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -410,6 +412,8 @@ class RunSection(Section):
     compile: bool = False
     out: FilePath | None = None
     dense_baseline: bool = False
+    tensorboard: bool = False
+    curves: bool = True
 
 
 class Config(Section):

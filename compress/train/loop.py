@@ -22,6 +22,7 @@ from compress.train.compaction import Compaction, find_compaction
 from compress.train.config import NO_PENALTY, Config
 from compress.train.distill import Teacher
 from compress.train.divergence import DivergenceError, check_finite, where_not_finite
+from compress.train.epoch_files import EpochFiles
 from compress.train.evaluate import EVALUATION_BATCH, evaluate, inference
 from compress.train.inputs import Inputs
 from compress.train.interrupt import Interrupted
@@ -127,6 +128,7 @@ class Trainer:
         self._config = config
         self._checkpoint = directory / CHECKPOINT
         self._log = MetricsLog(directory / METRICS)
+        self._files = EpochFiles(directory, tensorboard=config.run.tensorboard)
         self._saved: Position | None = None
         self._saved_at_s = time.monotonic()
         self._origin = origin(config, data, learner.loss.teacher)
@@ -150,6 +152,11 @@ class Trainer:
             DivergenceError: The loss, or a weight, is not finite; the last checkpoint stays.
             WriteError: A checkpoint or the log cannot be written; the last checkpoint stays.
         """
+        with self._files:
+            self._files.write(self._log.records(), new=False)
+            self._fit(view, should_stop)
+
+    def _fit(self, view: ProgressView, should_stop: Callable[[], bool]) -> None:
         while not self.complete:
             self._train_epoch(view, should_stop)
             if self.position.epoch + 1 == self._config.schedule.epochs:
@@ -160,6 +167,7 @@ class Trainer:
             compaction = self._compact_when_due()
             self._log.append({**record, "compaction": compaction and compaction.record()})
             self.save()
+            self._files.write(self._log.records(), new=True)
             view.epoch(record)
             if compaction is not None:
                 view.say(f"  {compaction}")

@@ -22,8 +22,10 @@ from compress.train.config import Config
 
 Tree = dict[str, Any]
 
-LOCATION_KEYS = frozenset({"run.out", "data.dir", "data.download", "data.memory_gib", "data.workers"})
-"""Keys that say where things lie, not what is computed: a resumed run may change them."""
+LOCATION_KEYS = frozenset(
+    {"run.out", "run.tensorboard", "run.curves", "data.dir", "data.download", "data.memory_gib", "data.workers"}
+)
+"""Keys that say where things lie and what is shown, not what is computed: a resumed run may change them."""
 
 
 def resolve(

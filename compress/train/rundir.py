@@ -4,7 +4,9 @@
 config.toml          the resolved recipe
 origin.json          the run that this one goes on from, if it is no first one
 start.safetensors    the weights that it started from, if they came from a file; the file is not needed any more
-metrics.jsonl        one line an epoch
+metrics.jsonl        one line an epoch; ``metrics.csv`` is the same as a table
+curves.png           accuracy, strength and widths over the epochs, where matplotlib is installed
+tensorboard/         with ``run.tensorboard``: the log as event files
 checkpoint.pt        the state to resume from
 masked.safetensors   the weights in the shapes of the recipe's network, channels that have left as exact zeros
 model.safetensors    the compact weights

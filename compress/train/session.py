@@ -25,7 +25,9 @@ from compress.surgery.plan import load_weights, put_weights_
 from compress.train.allocator import keep_freed_memory
 from compress.train.compaction import expanded
 from compress.train.config import DENSE_TEACHER, NO_PENALTY, Config
+from compress.train.curves import CURVES, can_draw, draw_curves
 from compress.train.distill import Teacher, find_teacher, own_teacher
+from compress.train.epoch_files import require_tensorboard
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.interrupt import StopRequest
@@ -109,6 +111,8 @@ class Session:
         directory = self._config.out
         start = self._build(self._config)  # whatever cannot be built is refused before anything is written
         teacher = self._teacher()
+        if self._config.run.tensorboard:
+            require_tensorboard()
         _make(directory)
         if self._origin is not None:
             self._origin.save(directory)
@@ -127,6 +131,7 @@ class Session:
                 save_weights(dense.learner.model, directory / DENSE / MODEL)
                 teacher = teacher or own_teacher(dense.learner.model)
             masked = self._fit(self._config, directory, stop, teacher)
+        self._draw(directory)
         best = masked.position
         network, biases = self._restored(self._first_shapes(masked.learner))
         trained = Trained(
@@ -164,6 +169,17 @@ class Session:
             trainer.fit(view, stop.__bool__)
         learner.finish_()
         return trainer
+
+    def _draw(self, directory: Path) -> None:
+        if not self._config.run.curves:
+            return
+        if not can_draw():
+            told = f"no {CURVES}: matplotlib is not installed (pip install matplotlib, or 'edge-compress[plots]')"
+            self._console.print(told, highlight=False, markup=False, soft_wrap=True)
+            return
+        records, dense = (MetricsLog(each / METRICS).records() for each in (directory, directory / DENSE))
+        title = f"{self._config.model.name.rpartition(':')[2]} on {Path(self._config.data.name).name}"
+        draw_curves(records, directory / CURVES, title=f"{title}, {self._config.penalty.name}", dense=dense)
 
     def _first_shapes(self, learner: Learner) -> nn.Module:
         """The trained network; channels that left it while it trained are back in it, as exact zeros."""

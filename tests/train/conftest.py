@@ -29,6 +29,7 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
             "schedule.batch_size": 32,
             "schedule.lr_schedule": "cosine",
             "run.device": "cpu",
+            "run.curves": False,
             "run.out": out or tmp_path / "run",
         }
         return resolve(flags=flags, settings=settings)
