@@ -10,11 +10,11 @@ The plain loop is what most people write: torchvision's data set, a ``DataLoader
 the loop of ``compress train`` without a penalty, with its defaults. Network, optimizer, batch size, augmentation and
 number of images are the same.
 
-``speed`` lets the loops take turns, an epoch each, so that a machine that becomes busier slows both. An epoch's time is
-that of training alone, without validation. ``accuracy`` trains both from each seed for a few epochs and compares the
-accuracy on the test images; the random numbers are not the same ones, so that only the means can agree. ``layouts``
-measures steps in turns with images channels-first and channels-last, without data or augmentation: what
-``run.channels_last = "auto"`` rests on.
+``speed`` lets the loops take turns, an epoch each in a process of its own, so that a machine that becomes busier slows
+both. An epoch's time is that of training alone, without validation. ``accuracy`` trains both from each seed for a few
+epochs and compares the accuracy on the test images; random numbers are not the same ones, so that only the means can
+agree. ``layouts`` measures steps in turns with images channels-first and channels-last, without data or augmentation:
+what ``run.channels_last = "auto"`` rests on.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ from compress.train.session import build_model, seed_everything
 CPU = torch.device("cpu")
 MOMENTUM = 0.9
 VALIDATION_SHARE = 0.1
+OURS = "compress train"
 WORKERS = (2, 0)
 """Of the plain loop; the better one counts."""
 
@@ -118,12 +121,23 @@ class Folders:
         return self.mnist if case.data == "mnist" else self.cifar
 
 
-class Ours:
-    """The loop of ``compress train``, an epoch at a time.
+@dataclass(frozen=True)
+class Facts:
+    """What a loop tells when it is ready.
 
     Attributes:
+        images: Of an epoch; ``mean`` and ``std`` are those of their channels.
         start_seconds: What came before the first epoch: reading and decoding all images, building the network.
     """
+
+    images: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    start_seconds: float
+
+
+class Ours:
+    """The loop of ``compress train``, an epoch at a time."""
 
     def __init__(self, case: Case, folders: Folders, *, epochs: int, limit: int | None, seed: int) -> None:
         begin = time.perf_counter()
@@ -139,8 +153,7 @@ class Ours:
         self.trainer = Trainer(learner, self.data, self.inputs, config, directory)
         self._log = directory / METRICS
         self._view = ProgressView(Console(quiet=True), case.model, epochs=epochs, steps_per_epoch=1)
-        self.images = len(self.data.train)
-        self.start_seconds = time.perf_counter() - begin
+        self.facts = Facts(len(self.data.train), self.data.mean, self.data.std, time.perf_counter() - begin)
 
     def epoch(self) -> float:
         """Train one; seconds."""
@@ -161,19 +174,21 @@ class Plain:
 
     Args:
         workers: Processes of its ``DataLoader``.
-        data: Whose mean, deviation and number of training images are taken over.
+        like: Whose mean and deviation are taken over, and whose number of training images must be its own.
     """
 
-    def __init__(self, case: Case, folders: Folders, *, workers: int, data: Data, limit: int | None, seed: int) -> None:
+    def __init__(
+        self, case: Case, folders: Folders, *, workers: int, like: Facts, limit: int | None, seed: int
+    ) -> None:
         begin = time.perf_counter()
         transforms: Any = torchvision.transforms
-        fixed = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
+        fixed = [transforms.ToTensor(), transforms.Normalize(like.mean, like.std)]
         flips = [transforms.RandomHorizontalFlip()] if case.flip else []
         crop = transforms.RandomCrop(case.image_size, padding=case.pad)
         train = dataset(case, folders, transforms.Compose([crop, *flips, *fixed]), train=True)
         self._test = dataset(case, folders, transforms.Compose(fixed), train=False)
         indices = training_indices(torch.as_tensor(train.targets), limit=limit, seed=seed)
-        assert len(indices) == len(data.train)
+        assert len(indices) == like.images
         torch.manual_seed(seed)
         self._loader: DataLoader[Any] = DataLoader(
             Subset(train, indices.tolist()),
@@ -184,7 +199,7 @@ class Plain:
         )
         self.model = network(case, seed)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=case.lr, momentum=MOMENTUM)
-        self.start_seconds = time.perf_counter() - begin
+        self.facts = replace(like, start_seconds=time.perf_counter() - begin)
 
     def epoch(self) -> float:
         """Train one; seconds."""
@@ -206,6 +221,35 @@ class Plain:
             for images, labels in DataLoader(self._test, batch_size=EVALUATION_BATCH):
                 correct += int((self.model(images).argmax(1) == labels).sum())
         return correct / len(self._test)
+
+
+class Apart:
+    """A loop in a process of its own, whose memory and threads are no one else's."""
+
+    def __init__(self, make: Callable[[], Ours | Plain]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, make))
+        self._process.start()
+        self.facts: Facts = self._connection.recv()
+
+    def epoch(self) -> float:
+        """Train one; seconds."""
+        self._connection.send(True)
+        return float(self._connection.recv())
+
+    def end(self) -> None:
+        """End the process."""
+        self._connection.send(False)
+        self._process.join()
+
+
+def serve(connection: Connection, make: Callable[[], Ours | Plain]) -> None:
+    """Train an epoch whenever asked."""
+    loop = make()
+    connection.send(loop.facts)
+    while connection.recv():
+        connection.send(loop.epoch())
 
 
 def recipe(case: Case, folders: Folders, *, epochs: int, limit: int | None, seed: int) -> Config:
@@ -263,22 +307,25 @@ def training_indices(labels: Tensor, *, limit: int | None, seed: int) -> Tensor:
 
 def speeds(case: Case, folders: Folders, *, rounds: int, limit: int | None) -> Iterator[tuple[str, ...]]:
     """The rows of one case: each loop's images a second, and ours over the better plain one."""
-    ours = Ours(case, folders, epochs=rounds + 2, limit=limit, seed=0)
-    plain = {workers: Plain(case, folders, workers=workers, data=ours.data, limit=limit, seed=0) for workers in WORKERS}
-    loops: dict[str, Ours | Plain] = {"compress train": ours}
-    loops |= {f"plain, num_workers={workers}": loop for workers, loop in plain.items()}
+    ours = Apart(partial(Ours, case, folders, epochs=rounds + 2, limit=limit, seed=0))
+    loops = {OURS: ours}
+    for workers in WORKERS:
+        make = partial(Plain, case, folders, workers=workers, like=ours.facts, limit=limit, seed=0)
+        loops[f"plain, num_workers={workers}"] = Apart(make)
     for loop in loops.values():
         loop.epoch()  # memory is allocated, worker processes have started
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
         for name, loop in loops.items():
-            rates[name].append(ours.images / loop.epoch())
-    best = max((name for name in loops if loops[name] is not ours), key=lambda name: statistics.median(rates[name]))
-    ratios = [one / other for one, other in zip(rates["compress train"], rates[best], strict=True)]
+            rates[name].append(ours.facts.images / loop.epoch())
+    for loop in loops.values():
+        loop.end()
+    best = max(set(loops) - {OURS}, key=lambda name: statistics.median(rates[name]))
+    ratios = [one / other for one, other in zip(rates[OURS], rates[best], strict=True)]
+    shown = {OURS: f"{spread(ratios, '.2f')} (asked: {case.target:g})", best: "1"}
     for name, loop in loops.items():
-        asked = f" (asked: {case.target:g})" if loop is ours else ""
-        ratio = f"{spread(ratios, '.2f')}{asked}" if loop is ours else ("1" if name == best else "")
-        yield case.title, name, f"{loop.start_seconds:.1f}", spread(rates[name], ",.0f"), ratio
+        start = f"{loop.facts.start_seconds:.1f}"
+        yield case.title, name, start, spread(rates[name], ",.0f"), shown.get(name, "")
 
 
 def accuracies(case: Case, folders: Folders, *, seeds: int, limit: int | None) -> Iterator[tuple[str, ...]]:
@@ -286,7 +333,7 @@ def accuracies(case: Case, folders: Folders, *, seeds: int, limit: int | None) -
     found: list[tuple[float, float]] = []
     for seed in range(seeds):
         ours = Ours(case, folders, epochs=case.epochs, limit=limit, seed=seed)
-        plain = Plain(case, folders, workers=WORKERS[0], data=ours.data, limit=limit, seed=seed)
+        plain = Plain(case, folders, workers=WORKERS[0], like=ours.facts, limit=limit, seed=seed)
         for _ in range(case.epochs):
             ours.epoch()
             plain.epoch()
