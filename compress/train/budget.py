@@ -38,9 +38,6 @@ GAIN, STEEPEST, HELD, SLACK = 400.0, 1.0, 0.1, 0.02
 share of that of the whole way): by ``GAIN`` times it over all checks together, by ``STEEPEST`` at most at one; down by
 ``HELD`` where reserved groups had to be held back although the excess is no more than ``SLACK``."""
 
-MARGIN = 0.3
-"""How much more than the target is reserved, as a share of it: the landing chooses among what is left over."""
-
 BYTES = 4
 """Of one parameter, float32."""
 
@@ -50,10 +47,12 @@ class Account(ABC):
 
     Attributes:
         given: with all groups; ``goal``: with those that the target leaves.
+        margin: how much more than the target is reserved, as a share of it: what the landing chooses among.
     """
 
     given: float
     goal: float
+    margin: float
 
     @abstractmethod
     def cost(self, dead: Tensor) -> float:
@@ -75,12 +74,14 @@ class Account(ABC):
 
 
 class GroupAccount(Account):
-    """Counts groups.
+    """Counts groups: every number can be reached, so that the landing needs no choice.
 
     Args:
         groups: those that the penalty acts on.
         section: the budget.
     """
+
+    margin = 0.0
 
     def __init__(self, groups: Groups, section: BudgetSection) -> None:
         self.given = float(groups.count)
@@ -114,6 +115,8 @@ class NetworkAccount(Account):
         section: the budget.
         example: images ``[1, C, H, W]``.
     """
+
+    margin = 0.3
 
     def __init__(self, model: nn.Module, groups: Groups, section: BudgetSection, example: Tensor) -> None:
         graph = channel_graph(model, (example,))
@@ -261,7 +264,7 @@ class Budget:
         self.landing = state["landing"] and Landing(**state["landing"])
 
     def _needed(self, progress: float, importance: Tensor, dead: Tensor) -> Tensor:
-        size = max(self._planned(progress), (1 + MARGIN) * self._account.goal)
+        size = max(self._planned(progress), (1 + self._account.margin) * self._account.goal)
         return self._account.needed(min(size, self._account.given), importance, dead, at_least=True)
 
     def _planned(self, progress: float) -> float:
