@@ -62,6 +62,7 @@ from compress.train.session import build_model, seed_everything
 CPU = torch.device("cpu")
 MOMENTUM = 0.9
 VALIDATION_SHARE = 0.1
+QUICK_IMAGES = 1000
 OURS = "compress train"
 WORKERS = (2, 0)
 """Of the plain loop; the better one counts."""
@@ -395,7 +396,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of accuracy")
     parser.add_argument("--steps", type=int, default=11, help="of layouts")
     parser.add_argument("--batch-size", type=int, default=64, help="of layouts")
-    parser.add_argument("--quick", action="store_true", help="few images, two rounds: does it work?")
+    parser.add_argument("--quick", action="store_true", help="few images, one round: does it work?")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
@@ -408,9 +409,9 @@ def main() -> None:
         rows = layout_rows(arguments.names or list(MODELS), steps=arguments.steps, batch_size=arguments.batch_size)
         page.table(("network", "batch", "channels-first, ms a step", "channels-last", "times as fast"), rows)
     for name in (arguments.names or CASES) if arguments.what != "layouts" else ():
-        case, limit = CASES[name], 3000 if arguments.quick else None
+        case, limit = CASES[name], QUICK_IMAGES if arguments.quick else None
         if arguments.what == "speed":
-            rows = speeds(case, folders, rounds=2 if arguments.quick else arguments.rounds, limit=limit)
+            rows = speeds(case, folders, rounds=1 if arguments.quick else arguments.rounds, limit=limit)
             page.table(("training", "loop", "start, s", "images a second", "ours over the better"), rows)
         else:
             rows = accuracies(case, folders, seeds=1 if arguments.quick else arguments.seeds, limit=limit)

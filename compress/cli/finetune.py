@@ -51,6 +51,7 @@ def finetune(
     from compress.train.recipe import resolve
     from compress.train.rundir import CONFIG, Origin, open_run, saved_recipe
     from compress.train.session import train
+    from compress.train.world import is_main
 
     opened = open_run(run)
     directory = out or run.resolve().with_name(run.resolve().name + SUFFIX)
@@ -70,13 +71,15 @@ def finetune(
     check_same_images(opened.config, config)
     before = opened.summary["accuracy"]
     origin = Origin("finetune", opened, {"finetune": {"accuracy_before": {k: v["compact"] for k, v in before.items()}}})
-    console = Console()
+    console = Console(quiet=not is_main())
     try:
         summary = train(config, resume=resume, console=console, origin=origin)
     except Interrupted as stop:
         line = shlex.join(["compress", "finetune", str(run), "--out", str(directory), "--resume"])
         typer.echo(f"stopped; to continue: {line}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
+    if not is_main():
+        return
     console.print(summary_table(summary))
     for split, now in summary["accuracy"].items():
         if now["compact"] is not None:

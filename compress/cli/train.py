@@ -94,17 +94,20 @@ def train(
     from compress.train.recipe import resolve
     from compress.train.rundir import saved_recipe
     from compress.train.session import train as run
+    from compress.train.world import is_main
 
     if resume and recipe is None and out is not None:
         recipe = saved_recipe(out)
     config = resolve(recipe, flags, settings or ())
-    console = Console()
+    console = Console(quiet=not is_main())
     directory = shlex.quote(str(out or config.out))
     try:
         summary = run(config, resume=resume, console=console)
     except Interrupted as stop:
         typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
+    if not is_main():
+        return
     console.print(summary_table(summary))
     if summary["budget"]:
         met = summary["budget"]

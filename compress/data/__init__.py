@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compress.data.cifar import load_cifar10, load_cifar100
 from compress.data.digits import load_digits
-from compress.data.folder import load_folder
+from compress.data.folder import FileSplit, load_folder
 from compress.data.mnist import load_fashion_mnist, load_mnist
 from compress.data.normalise import MIN_STD
 from compress.data.source import Loader, Source
@@ -96,6 +96,9 @@ def load(
     train = in_memory(resized(given, image_size), limit_gib)
     no_choice = isinstance(given, TensorSplit) and isinstance(train, TensorSplit)
     validation = in_memory(resized(validation, image_size), limit_gib - held_gib(train))
+    for split in (train, validation):
+        if isinstance(split, FileSplit):
+            split.check_files()  # now, not in the middle of training; those in memory have been decoded
     left_gib = limit_gib - held_gib(train) - held_gib(validation)
     mean, std = channel_statistics(_sample(train, STATISTICS_IMAGES, seed=seed))
 

@@ -122,9 +122,7 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
     size = _common_size(paths[0]) if image_size is None else image_size
 
     def listed(paths: list[Path], labels: list[int]) -> FileSplit:
-        split = FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
-        split.check_files()  # now, not in the middle of training, or when it has ended
-        return split
+        return FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
 
     def other_split(folder: Path) -> FileSplit | None:
         if not folder.is_dir():
@@ -138,6 +136,8 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
         return listed(paths, labels)
 
     train, test = listed(paths, labels), other_split(root / "test")
+    if test is not None:
+        test.check_files()  # now, not when training has ended
     return Source(classes=classes, train=train, validation=other_split(root / "val"), load_test=lambda: test)
 
 
@@ -183,9 +183,10 @@ def _size(path: Path) -> tuple[int, int]:
 def _header(path: Path) -> tuple[tuple[int, int], bool]:
     """Width and height, and whether the file ends as its format demands."""
     try:
-        with Image.open(path) as image, path.open("rb") as file:
-            file.seek(max(path.stat().st_size - NEARLY, 0))
-            return image.size, LAST_BYTES.get(image.format or "", b"") in file.read()
+        with path.open("rb") as file, Image.open(file) as image:
+            size, last = image.size, LAST_BYTES.get(image.format or "", b"")
+            file.seek(max(file.seek(0, os.SEEK_END) - NEARLY, 0))
+            return size, last in file.read()
     except Exception as error:  # see FileSplit._decode
         raise _unreadable(path, error) from error
 

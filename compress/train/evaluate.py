@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from compress.data import Split
 from compress.train.inputs import Inputs
+from compress.train.world import World
 
 EVALUATION_BATCH = 256
 """Images at a time: enough to keep a CPU's cores busy, small enough for 224x224 images on a small machine."""
@@ -43,23 +44,27 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate(model: nn.Module, split: Split, inputs: Inputs) -> Score:
+def evaluate(model: nn.Module, split: Split, inputs: Inputs, world: World | None = None) -> Score:
     """Judge ``model`` on all images of ``split``, in their order.
 
     Args:
         model: On the device of ``inputs``; its mode is restored.
         split: At least one image.
         inputs: Turns a split's images into what the model takes.
+        world: The processes that do it together, each on its share of the images; by default this one alone.
     """
+    world = world or World()
     loss = 0.0
     correct = 0
     with inference(model):
-        batches = torch.split(torch.arange(len(split)), EVALUATION_BATCH)
+        own = torch.arange(len(split))[world.share(len(split))]
+        batches = torch.split(own, EVALUATION_BATCH) if len(own) else ()
         for images, labels in inputs.plain_batches(split, batches):
             logits = model(images)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             correct += int((logits.argmax(1) == labels).sum())
-    return Score(loss / len(split), correct / len(split))
+    loss, right = world.sum_(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
+    return Score(loss / len(split), right / len(split))
 
 
 def max_abs_difference(one: nn.Module, other: nn.Module, images: Tensor) -> tuple[float, float]:

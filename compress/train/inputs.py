@@ -24,13 +24,21 @@ class Inputs:
         seed: Of these changes.
         device: Where batches are made.
         workers: Processes that read ahead what is not in memory.
+        rank: Of this process among those that train together; each draws changes of its own.
 
     Raises:
         ConfigError: Such images cannot be changed so.
     """
 
     def __init__(
-        self, data: Data, augment: AugmentSection, *, seed: int, device: torch.device, workers: int = 0
+        self,
+        data: Data,
+        augment: AugmentSection,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        rank: int = 0,
     ) -> None:
         self.device = device
         self._workers = workers
@@ -44,6 +52,7 @@ class Inputs:
             classes=len(data.classes),
         )
         self._seed = seed
+        self._rank = rank
 
     def plain(self, split: Split, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Images as they are: float32 ``[n, C, H, W]``, and labels int64 ``[n]``."""
@@ -72,7 +81,7 @@ class Inputs:
             class, float32 ``[n, classes]``.
         """
         for step, (images, labels) in enumerate(self._read(split, batches, self._workers), start):
-            yield self._augmentation(images, labels, augment_generator(self._seed, epoch, step))
+            yield self._augmentation(images, labels, augment_generator(self._seed, epoch, step, self._rank))
 
     def _read(self, split: Split, batches: Sequence[Tensor], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         for indices, images in zip(batches, read(split, batches, workers=workers), strict=True):

@@ -29,6 +29,7 @@ from compress.train.divergence import DivergenceError
 from compress.train.execution import Execution, execution_of
 from compress.train.loss import Loss
 from compress.train.optimizers import build_optimizer
+from compress.train.world import World
 
 LR_FACTOR = "lr_factor"
 """Key of a parameter group of the optimizer: its learning rate over that of the others."""
@@ -59,6 +60,7 @@ class Learner:
         execution: How a step computes the network's outputs.
         loss: What a step minimises beside the penalty; the cross-entropy unless it is replaced.
         average: Of the model's weights, judged and kept in their place; None unless it is set.
+        world: The processes that share each batch.
 
     Args:
         model: Maps images ``[N, C, H, W]`` to logits ``[N, classes]``; it is trained in place.
@@ -90,6 +92,7 @@ class Learner:
         self.execution = Execution()
         self.loss = Loss()
         self.average: Average | None = None
+        self.world = World()
         self._best: Weights | None = None
         self._subgradient = subgradient
         self._groups_at_start = 0 if regularizer is None else regularizer.groups.count
@@ -106,17 +109,29 @@ class Learner:
         logits = self.execution(self.network, images)
         loss = self.loss(images, logits, labels)
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        result = StepResult(loss.item(), int((logits.argmax(1) == classes).sum()), len(labels))
+        result = self._counted(loss, int((logits.argmax(1) == classes).sum()), len(labels))
         if not math.isfinite(result.loss):
             raise DivergenceError(f"the loss is {result.loss}")
         if self.gates is not None:
             self.gates.strength = strength
             loss = loss + self.gates.penalty()
+        if self.world.size > 1:
+            loss = loss * (len(labels) / result.images)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.world.sum_gradients_(p for group in self.optimizer.param_groups for p in group["params"])
         self._move(strength)
+        self.world.mean_statistics_(self.model)
         if self.average is not None:
             self.average.update_()
         return result
+
+    def _counted(self, loss: Tensor, correct: int, images: int) -> StepResult:
+        """Of the whole batch, which processes may share."""
+        if self.world.size == 1:
+            return StepResult(loss.item(), correct, images)
+        sums = torch.tensor([loss.item() * images, correct, images], dtype=torch.float64, device=loss.device)
+        total, right, count = self.world.sum_(sums).tolist()
+        return StepResult(total / count, int(right), int(count))
 
     def _move(self, strength: float) -> None:
         if self.regularizer is None or (self.gates is not None and not self.gates.folded):

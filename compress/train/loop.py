@@ -122,7 +122,8 @@ class Trainer:
     def __init__(self, learner: Learner, data: Data, inputs: Inputs, config: Config, directory: Path) -> None:
         self.learner = learner
         self.position = Position()
-        self.steps_per_epoch = batch_count(len(data.train), config.schedule.batch_size)
+        self._least = 2 * learner.world.size
+        self.steps_per_epoch = batch_count(len(data.train), config.schedule.batch_size, self._least)
         self._data = data
         self._inputs = inputs
         self._config = config
@@ -162,6 +163,7 @@ class Trainer:
             if self.position.epoch + 1 == self._config.schedule.epochs:
                 self.learner.settle_()
             record = self._validate()
+            self.learner.world.check_same(self.learner.network)
             self._keep_if_best(record["validation_accuracy"])
             self.position.next_epoch(record["validation_accuracy"])
             compaction = self._compact_when_due()
@@ -171,7 +173,7 @@ class Trainer:
             view.epoch(record)
             if compaction is not None:
                 view.say(f"  {compaction}")
-            if should_stop():
+            if self.learner.world.any(should_stop()):
                 raise Interrupted
         if self.position.epoch < self._config.schedule.epochs:
             view.say(f"ended after epoch {self.position.epoch}: {self.position.stale_epochs} epochs without a gain")
@@ -234,7 +236,11 @@ class Trainer:
         self._freeze_when_due()
         self.learner.network.train()
         before_s = time.monotonic() - at.seconds
-        order = list(batches(len(self._data.train), schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step))
+        images_in_all, world = len(self._data.train), self.learner.world
+        shared = batches(
+            images_in_all, schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step, least=self._least
+        )
+        order = [batch[world.share(len(batch))] for batch in shared]
         for images, labels in self._inputs.augmented(self._data.train, order, epoch=at.epoch, start=at.step):
             at.count(self._step(images, labels))
             self._check_budget_when_due()
@@ -242,7 +248,7 @@ class Trainer:
             if view.due():
                 dead_share = self.learner.dead_share()
                 view.update(at.epoch, at.step, loss=at.loss, accuracy=at.accuracy, dead_share=dead_share)
-            if should_stop():
+            if world.any(should_stop()):
                 self.save()
                 raise Interrupted
             if time.monotonic() - self._saved_at_s > CHECKPOINT_INTERVAL_S:
@@ -324,7 +330,7 @@ class Trainer:
         at = self.position
         lr, strength = self._rates()
         with self.learner.judged() as network:
-            score = evaluate(network, self._data.validation, self._inputs)
+            score = evaluate(network, self._data.validation, self._inputs, self.learner.world)
         if not math.isfinite(score.loss):
             with inference(self.learner.network):
                 where = where_not_finite(self.learner.network, self._validation_images())

@@ -51,6 +51,7 @@ from compress.train.rundir import (
     read_summary,
     resume_command,
 )
+from compress.train.world import World
 
 STDERR = 2
 
@@ -74,14 +75,33 @@ def train(
         Interrupted: Ctrl-C; the checkpoint is written, ``resume`` continues.
     """
     directory = config.out
-    if resume:
+    world = World.joined(config.run.device)
+    if config.schedule.batch_size < 2 * world.size:
+        raise ConfigError(
+            f"schedule.batch_size: {config.schedule.batch_size} images cannot be shared among {world.size} processes, "
+            f"which need two each; give at least {2 * world.size}"
+        )
+    if world.main and resume:
         check_same(directory, config, origin)
-    else:
+    elif world.main:
         check_new(directory)
-    if not (directory / SUMMARY).exists():
-        with cpu_threads(config.run.threads), memory_shortage_told(config), _full_disk_told(directory):
-            Session(config, resume=resume, console=console or Console(quiet=True), origin=origin).run()
-    return read_summary(directory)
+    if not world.from_main((directory / SUMMARY).exists()):
+        with (
+            world.directory(directory) as own,
+            cpu_threads(config.run.threads),
+            memory_shortage_told(config),
+            _full_disk_told(directory),
+        ):
+            quiet = Console(quiet=True)
+            mine = config if world.main else _without_files(config, own)
+            Session(mine, world, resume=resume, console=console or quiet, origin=origin).run()
+    return world.from_main(read_summary(directory) if world.main else {})
+
+
+def _without_files(config: Config, directory: Path) -> Config:
+    """The recipe of a process that does not write: what it must write goes to ``directory``."""
+    run = config.run.model_copy(update={"out": directory, "tensorboard": False, "curves": False})
+    return config.model_copy(update={"run": run})
 
 
 class Session:
@@ -89,21 +109,31 @@ class Session:
 
     Args:
         config: What to do.
+        world: The processes that do it together.
         resume: Look for checkpoints.
         console: Where progress is shown.
         origin: The run whose compact network is trained on, if any.
     """
 
-    def __init__(self, config: Config, *, resume: bool, console: Console, origin: Origin | None = None) -> None:
+    def __init__(
+        self, config: Config, world: World, *, resume: bool, console: Console, origin: Origin | None = None
+    ) -> None:
         self._config = config
+        self._world = world
         self._origin = origin
         self._resume = resume
         self._console = console
         self._device = pick_device(config.run.device)
-        self._data = load_data(config.data, config.run.seed)
+        with world.main_first():
+            self._data = load_data(config.data, config.run.seed)
         self._workers = worker_count(config.data.workers)
         self._inputs = Inputs(
-            self._data, config.data.augment, seed=config.run.seed, device=self._device, workers=self._workers
+            self._data,
+            config.data.augment,
+            seed=config.run.seed,
+            device=self._device,
+            workers=self._workers,
+            rank=world.rank,
         )
 
     def run(self) -> None:
@@ -131,6 +161,8 @@ class Session:
                 save_weights(dense.learner.model, directory / DENSE / MODEL)
                 teacher = teacher or own_teacher(dense.learner.model)
             masked = self._fit(self._config, directory, stop, teacher)
+        if not self._world.main:
+            return
         self._draw(directory)
         best = masked.position
         network, biases = self._restored(self._first_shapes(masked.learner))
@@ -157,6 +189,7 @@ class Session:
         _make(directory)
         _save_recipe(directory, config)
         learner = self._build(config, teacher)
+        learner.world = self._world
         trainer = Trainer(learner, self._data, self._inputs, config, directory)
         plain = "dense" if self._origin is None else self._origin.act
         title = config.penalty.name if config.penalty.name != NO_PENALTY else plain
