@@ -74,6 +74,7 @@ def _strength(axes: Axes, records: list[Record], _dense: list[Record]) -> None:
 
 def _live_groups(axes: Axes, records: list[Record], _dense: list[Record]) -> None:
     import matplotlib as mpl
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     layers = list(records[0]["live_groups"])
     colours = mpl.colormaps["viridis"]
@@ -86,7 +87,13 @@ def _live_groups(axes: Axes, records: list[Record], _dense: list[Record]) -> Non
             marker="o" if len(records) == 1 else None,
             label=layer if named else None,
         )
-    axes.set_yscale("symlog", linthresh=1)
-    axes.set_ylim(bottom=0)
+    if all(count > 0 for record in records for count in record["live_groups"].values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:  # a layer may have died out
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("live groups")
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
