@@ -24,8 +24,8 @@ def test_a_run_directory_is_complete_and_opens(tiny: Tiny):
     summary = train(config)
     files = {path.name for path in config.out.iterdir()}
     assert files == {
-        "config.toml", "metrics.jsonl", "metrics.csv", "checkpoint.pt", "masked.safetensors", "model.safetensors", "plan.json",
-        "summary.json",
+        "config.toml", "metrics.jsonl", "metrics.csv", "checkpoint.pt", "masked.safetensors", "model.safetensors",
+        "plan.json", "summary.json",
     }  # fmt: skip
     assert json.loads((config.out / "summary.json").read_text()) == summary
 
