@@ -86,8 +86,9 @@ class _Book:
         self.rows = {(row.suite, row.name, row.case): row for row in (Row(**json.loads(text)) for text in lines)}
 
     def has(self, suite: str, name: str, case: str) -> bool:
-        """Whether there is a row."""
-        return (suite, name, case) in self.rows
+        """Whether there is a row of a network that was run."""
+        row = self.rows.get((suite, name, case))
+        return row is not None and row.status != "not run"
 
     def add(self, row: Row) -> None:
         """Keep a row; it is on disk when this returns."""
