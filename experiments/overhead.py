@@ -118,11 +118,12 @@ class Bench:
 
 def strength_in_training(reg: compress.Regularizer, optimizer: torch.optim.Optimizer) -> float:
     """The strength with which the median group loses ``PULL`` of its norm, to within a tenth."""
-    before = reg.groups.squared_norms().sqrt()
     kept = [parameter.detach().clone() for _, parameter in reg.groups.parameters]
     strength, loss = 1.0, math.inf
     while not 0.9 * PULL < loss < 1.1 * PULL:
         reg.strength = strength
+        optimizer.step()  # without one there is no proximal step
+        before = reg.groups.squared_norms().sqrt()
         reg.prox_(optimizer)
         loss = float((1 - reg.groups.squared_norms().sqrt() / before)[before > 0].median())
         strength *= min(max(PULL / max(loss, PULL / 100), 1e-3), 1e3)

@@ -22,6 +22,7 @@ ROOMS = {
     "compress/data": {"compress.errors", "compress.torchvision_compat"},
     "compress/train": {"compress"},
     "compress/cli": {"compress"},
+    "compress/__main__.py": {"compress.cli"},
     "compress/cli/export.py": {"compress", "export"},
     "export": set(),
     "bench": set(),

@@ -103,7 +103,7 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
         bad("--model", "torchvision:resnet81", "--image-size", "32", faults=("resnet18",)),
         bad("--model", "timm:resnet81", faults=("did you mean", "resnet18")),
         bad("--model", "lenet5", faults=("lenet5: image_size is 8, must be at least 16",)),
-        bad("--set", "optimizer.lr=1e30", "--set", "run.threads=1", faults=("loss is nan at step", "optimizer.lr=")),
+        bad("--set", "optimizer.lr=1e30", "--set", "run.threads=1", faults=("diverged at step", "optimizer.lr=")),
         bad("--set", "data.validation_share=0.001", faults=("validation_share",)),
     ],
 )
