@@ -177,45 +177,56 @@ def _l1_diagonal_(passes: Passes, penalty: Part, weights: Tensor) -> None:
     if penalty.strength == 0:
         return
     strengths = penalty.strength * weights
-    roots = _secular_roots(passes, strengths)
-    pulls = _extended(torch.where(strengths > 0, strengths / roots, 0.0), 0.0)
+    pulls = _pulls(strengths, _secular_roots(passes, strengths))
     for block in passes.blocks:
         if block.step.rate > 0:
-            stays = passes.denominator(block, 0)
-            pull = block.cut(block.part.spread(pulls)) * block.step.rate
-            block.weights.mul_(stays.div_(torch.add(stays, pull, out=passes.buffer(block, 1))))
+            block.weights.mul_(_shares(passes, pulls, block))
+
+
+def _pulls(strengths: Tensor, r: Tensor) -> Tensor:
+    """``s_g / r`` of every group, and 0 for what is in none; nothing pulls where the strength is 0."""
+    return _extended(torch.where(strengths > 0, strengths / r, 0.0), 0.0)
+
+
+def _shares(passes: Passes, pulls: Tensor, block: Block) -> Tensor:
+    """``r / (r + t_i)`` of every weight, in buffer 0."""
+    stays = passes.denominator(block, 0)
+    pull = block.cut(block.part.spread(pulls)) * block.step.rate
+    return stays.div_(torch.add(stays, pull, out=passes.buffer(block, 1)))
 
 
 def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     """The root of ``f(r) = sum_i (w_i / (r + t_i))^2 = 1`` of every group, ``[count]``; 0 where ``f(0) <= 1``.
 
     ``M(r) = ||w|| / sqrt(f)`` is the power mean (exponent -2, weights ``w_i^2``) of the ``r + t_i``: increasing and
-    concave. Power means grow with their exponent, so that ``||w|| - mean(t)`` lies below the root of ``M(r) = ||w||``;
-    and since ``(1 + x)^-2 <= 1 - 2 x + 3 x^2``, ``M(r) >= r + mean(t) - 1.5 mean(t^2) / r``, so that the root lies at
-    most ``1.5 mean(t^2) / r`` above it. Where that is no more than rounding, as it is where a step takes less than a
-    thousandth of a group's norm, three sums have found the root. The others are left to Newton's method.
+    concave. ``||w||`` lies above the root of ``M(r) = ||w||``, so that Newton's method lands below it with its first
+    step ``-delta``; and since ``M' >= 1`` and ``|M''| <= 3 M / r^2``, by at most ``1.5 M(||w||) (delta / r)^2``. Where
+    that is no more than rounding, as it is where a step takes less than a thousandth of a group's norm, it is the root.
+    The other groups go on.
     """
-    squares, firsts, seconds = passes.sums(3, functools.partial(_moments, passes))
-    norms, some = squares.sqrt(), (squares > 0) & (strengths > 0)
-    mean = torch.where(some, strengths * firsts / squares, 0.0)
-    spread = 1.5 * torch.where(some, strengths.square() * seconds / squares, 0.0)
-    r = (norms - mean).clamp_min(0.0)
-    sure = spread <= _TOLERANCE * torch.finfo(r.dtype).eps * r.square()
-    r = torch.where(sure & some, r + (spread - 1.5 * mean.square()) / r, r)
+
+    def squares(block: Block) -> Iterator[Tensor]:
+        yield passes.rows(block, _squares(passes, block))
+
+    norms = passes.sums(1, squares)[0].sqrt()
+    pulls = _pulls(strengths, norms)
+    first, second = passes.sums(2, functools.partial(_first_terms, passes, pulls))
+    # f = first / ||w||^2 and -f' / 2 = second / ||w||^3
+    root = first.sqrt()
+    delta = torch.where(second > 0, (norms - root) * first / second, norms)
+    r = (norms - delta).clamp_min(0.0)
+    reach = torch.where(root > 0, norms.square() / root, torch.inf)
+    tolerance = _TOLERANCE * torch.finfo(r.dtype).eps
+    sure = (norms == 0) | (1.5 * reach * delta.square() <= tolerance * r.pow(3))
     return r if bool(sure.all()) else torch.where(sure, r, _newton(passes.over(~sure), strengths, norms, r))
 
 
-def _moments(passes: Passes, block: Block) -> Iterator[Tensor]:
-    """``w^2``, and with ``eta`` and ``eta^2`` as factors."""
-    rate, values = block.step.rate, _squares(passes, block)
-    yield passes.rows(block, values)
-    if block.step.square is None:
-        yield (total := passes.rows(block, values) * rate)
-        yield total * rate
-        return
-    denominator = passes.denominator(block, 1)
-    yield passes.rows(block, values.div_(denominator)) * rate
-    yield passes.rows(block, values.div_(denominator)) * rate**2
+def _first_terms(passes: Passes, pulls: Tensor, block: Block) -> Iterator[Tensor]:
+    """``(w_i r / (r + t_i))^2``, and with ``r / (r + t_i)`` as a factor, for ``r = ||w||``."""
+    shares = _shares(passes, pulls, block)
+    squares = torch.mul(block.precise, shares, out=passes.buffer(block, 1)).square_()
+    yield passes.rows(block, squares)
+    yield passes.rows(block, squares.mul_(shares))
 
 
 def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> Tensor:
