@@ -199,9 +199,10 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     """The root of ``f(r) = sum_i (w_i / (r + t_i))^2 = 1`` of every group, ``[count]``; 0 where ``f(0) <= 1``.
 
     ``M(r) = ||w|| / sqrt(f)`` is the power mean (exponent -2, weights ``w_i^2``) of the ``r + t_i``: increasing and
-    concave. ``||w||`` lies above the root of ``M(r) = ||w||``, so that Newton's method lands below it with its first
-    step ``-delta``; and since ``M' >= 1`` and ``|M''| <= 3 M / r^2``, by at most ``1.5 M(||w||) (delta / r)^2``. Where
-    that is no more than rounding, as it is where a step takes less than a thousandth of a group's norm, it is the root.
+    concave, its slope at least 1, its third derivative at most ``27 M / r^3``. ``||w||`` lies above the root of
+    ``M(r) = ||w||``, so that Newton's method lands below it with its first step ``delta`` down. The parabola through
+    ``||w||`` comes nearer, with a step ``d <= delta``: to within ``4.5 M(||w||) (d / (||w|| - delta))^3``. Where that
+    is no more than rounding, as it is where a step takes less than half a hundredth of a group's norm, it is the root.
     The other groups go on.
     """
 
@@ -210,23 +211,27 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
 
     norms = passes.sums(1, squares)[0].sqrt()
     pulls = _pulls(strengths, norms)
-    first, second = passes.sums(2, functools.partial(_first_terms, passes, pulls))
-    # f = first / ||w||^2 and -f' / 2 = second / ||w||^3
-    root = first.sqrt()
-    delta = torch.where(second > 0, (norms - root) * first / second, norms)
-    r = (norms - delta).clamp_min(0.0)
+    p2, p3, p4 = passes.sums(3, functools.partial(_first_terms, passes, pulls))
+    root, moves = p2.sqrt(), p3 > 0
+    delta = torch.where(moves, (norms - root) * p2 / p3, norms)
+    bend = torch.where(moves, 1.5 * (p4 - p3.square() / p2) / (p3 * norms), 0.0).clamp_min(0.0)
+    d = 2 * delta / (1 + (1 + 4 * bend * delta).clamp_min(0.0).sqrt())
+    least = (norms - delta).clamp_min(0.0)
     reach = torch.where(root > 0, norms.square() / root, torch.inf)
-    tolerance = _TOLERANCE * torch.finfo(r.dtype).eps
-    sure = (norms == 0) | (1.5 * reach * delta.square() <= tolerance * r.pow(3))
-    return r if bool(sure.all()) else torch.where(sure, r, _newton(passes.over(~sure), strengths, norms, r))
+    tolerance = _TOLERANCE * torch.finfo(norms.dtype).eps
+    sure = (norms == 0) | (4.5 * reach * d.pow(3) <= tolerance * least.pow(4))
+    if bool(sure.all()):
+        return norms - d
+    return torch.where(sure, norms - d, _newton(passes.over(~sure), strengths, norms, least))
 
 
 def _first_terms(passes: Passes, pulls: Tensor, block: Block) -> Iterator[Tensor]:
-    """``(w_i r / (r + t_i))^2``, and with ``r / (r + t_i)`` as a factor, for ``r = ||w||``."""
+    """``w_i^2 (r / (r + t_i))^k`` for ``r = ||w||`` and ``k`` = 2, 3, 4."""
     shares = _shares(passes, pulls, block)
-    squares = torch.mul(block.precise, shares, out=passes.buffer(block, 1)).square_()
-    yield passes.rows(block, squares)
-    yield passes.rows(block, squares.mul_(shares))
+    terms = torch.mul(block.precise, shares, out=passes.buffer(block, 1)).square_()
+    yield passes.rows(block, terms)
+    yield passes.rows(block, terms.mul_(shares))
+    yield passes.rows(block, terms.mul_(shares))
 
 
 def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> Tensor:
