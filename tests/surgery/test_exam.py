@@ -264,10 +264,12 @@ def test_the_command_keeps_rows_and_writes_the_document(exam, tmp_path, capsys):
     assert "(a) not run: 1,235,496 parameters" in capsys.readouterr().err
     assert "not run: squeezenet1_1" in document.read_text()
     assert main([*command, "1e9"]) == 0
+    assert "(a) ok: " in capsys.readouterr().err
+    assert main([*command, "1e9"]) == 0
     assert capsys.readouterr().err == ""  # the row is there
     assert main([*command, "1e9", "--again", "--time-limit", "1"]) == 1
     assert "(a) time: longer than 1 s" in capsys.readouterr().err
-    assert len((tmp_path / "exam" / "rows.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "exam" / "rows.jsonl").read_text().splitlines()) == 3
     assert "1 failed" in document.read_text()
 
 
