@@ -76,7 +76,8 @@ def finetune(
         summary = train(config, resume=resume, console=console, origin=origin)
     except Interrupted as stop:
         line = shlex.join(["compress", "finetune", str(run), "--out", str(directory), "--resume"])
-        typer.echo(f"stopped; to continue: {line}", err=True)
+        if is_main():
+            typer.echo(f"stopped; to continue: {line}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
     if not is_main():
         return

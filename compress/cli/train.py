@@ -104,7 +104,8 @@ def train(
     try:
         summary = run(config, resume=resume, console=console)
     except Interrupted as stop:
-        typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
+        if is_main():
+            typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
     if not is_main():
         return

@@ -13,7 +13,7 @@ is the paper's DenseNet-BC: 16 layers a block, each with a 1x1 convolution to ``
 import torch
 from torch import Tensor, nn
 
-from compress.models.initialise import initialise_
+from compress.models.pooled import PooledNetwork
 
 BLOCKS = 3
 GROWTH = 12
@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
         return torch.cat((x, self.layers(x)), 1)
 
 
-class DenseNet(nn.Module):
+class DenseNet(PooledNetwork):
     """Images ``[N, in_channels, H, W]``, H and W at least 4, to logits ``[N, num_classes]``.
 
     Args:
@@ -53,7 +53,6 @@ class DenseNet(nn.Module):
     """
 
     def __init__(self, layers_per_block: int, *, bottleneck: bool, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         channels = STEM_CHANNELS
         layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)]
         for block in range(BLOCKS):
@@ -64,16 +63,7 @@ class DenseNet(nn.Module):
             for _ in range(layers_per_block):
                 layers.append(DenseLayer(channels, growth=GROWTH, bottleneck=bottleneck))
                 channels += GROWTH
-        self.features = nn.Sequential(*layers, *_norm_relu(channels))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.classifier = nn.Linear(channels, num_classes)
-        initialise_(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of the images ``x``."""
-        logits: Tensor = self.classifier(self.flatten(self.pool(self.features(x))))
-        return logits
+        super().__init__(nn.Sequential(*layers, *_norm_relu(channels)), channels, num_classes=num_classes)
 
 
 def _norm_relu(channels: int) -> list[nn.Module]:

@@ -6,9 +6,9 @@ the network of the benchmark "visual wake words" of MLPerf Tiny (Banbury et al. 
 colour images and 2 classes: 7.490 M multiply-accumulates.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
-from compress.models.initialise import initialise_
+from compress.models.pooled import PooledNetwork, unit
 
 STEM_WIDTH = 32
 # (output channels, stride of the depthwise convolution) of each pair, at width 1.
@@ -18,7 +18,7 @@ PAIRS = (
 )  # fmt: skip
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(PooledNetwork):
     """Images ``[N, in_channels, H, W]`` of any size to logits ``[N, num_classes]``.
 
     Args:
@@ -28,28 +28,14 @@ class MobileNetV1(nn.Module):
     """
 
     def __init__(self, width: float, *, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         channels = int(STEM_WIDTH * width)
-        layers = _unit(nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False))
+        layers = unit(nn.Conv2d(in_channels, channels, 3, stride=2, padding=1, bias=False))
         for full_width, stride in PAIRS:
             out_channels = int(full_width * width)
-            layers += _unit(nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False))
-            layers += _unit(nn.Conv2d(channels, out_channels, 1, bias=False))
+            layers += unit(nn.Conv2d(channels, channels, 3, stride=stride, padding=1, groups=channels, bias=False))
+            layers += unit(nn.Conv2d(channels, out_channels, 1, bias=False))
             channels = out_channels
-        self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.classifier = nn.Linear(channels, num_classes)
-        initialise_(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of the images ``x``."""
-        logits: Tensor = self.classifier(self.flatten(self.pool(self.features(x))))
-        return logits
-
-
-def _unit(convolution: nn.Conv2d) -> list[nn.Module]:
-    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
+        super().__init__(nn.Sequential(*layers), channels, num_classes=num_classes)
 
 
 def mobilenetv1_quarter(*, num_classes: int, in_channels: int, image_size: int) -> MobileNetV1:  # noqa: ARG001

@@ -9,7 +9,7 @@ three strides of 2 are left, and a 32x32 image ends as 4x4. 2.237 M parameters, 
 
 from torch import Tensor, nn
 
-from compress.models.initialise import initialise_
+from compress.models.pooled import PooledNetwork, unit
 
 STEM_CHANNELS = 32
 LAST_CHANNELS = 1280
@@ -33,8 +33,8 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers += _unit(nn.Conv2d(in_channels, hidden, 1, bias=False))
-        layers += _unit(nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, bias=False))
+            layers += unit(nn.Conv2d(in_channels, hidden, 1, bias=False), nn.ReLU6)
+        layers += unit(nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden, bias=False), nn.ReLU6)
         layers += [nn.Conv2d(hidden, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
         self.layers = nn.Sequential(*layers)
         self.adds = stride == 1 and in_channels == out_channels
@@ -45,30 +45,16 @@ class InvertedResidual(nn.Module):
         return x + out if self.adds else out
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(PooledNetwork):
     """Images ``[N, in_channels, H, W]`` of any size to logits ``[N, num_classes]``."""
 
     def __init__(self, *, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002 - fits any size
-        super().__init__()
         channels = STEM_CHANNELS
-        layers = _unit(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
+        layers = unit(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.ReLU6)
         for expansion, width, blocks, first_stride in STAGES:
             for block in range(blocks):
                 stride = first_stride if block == 0 else 1
                 layers.append(InvertedResidual(channels, width, expansion=expansion, stride=stride))
                 channels = width
-        layers += _unit(nn.Conv2d(channels, LAST_CHANNELS, 1, bias=False))
-        self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.classifier = nn.Linear(LAST_CHANNELS, num_classes)
-        initialise_(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of the images ``x``."""
-        logits: Tensor = self.classifier(self.flatten(self.pool(self.features(x))))
-        return logits
-
-
-def _unit(convolution: nn.Conv2d) -> list[nn.Module]:
-    return [convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU6()]
+        layers += unit(nn.Conv2d(channels, LAST_CHANNELS, 1, bias=False), nn.ReLU6)
+        super().__init__(nn.Sequential(*layers), LAST_CHANNELS, num_classes=num_classes)

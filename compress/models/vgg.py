@@ -5,10 +5,10 @@ where it is the average pool of the published form) and one linear layer, so any
 VGG-16: 14.724 M parameters, 313.2 M multiply-accumulates; VGG-19: 20.035 M and 398.1 M (32x32 colour, 10 classes).
 """
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.errors import ModelError
-from compress.models.initialise import initialise_
+from compress.models.pooled import PooledNetwork, unit
 
 # Output channels of the convolutions of each stage; a max-pool stands between two stages.
 STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -20,29 +20,19 @@ STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
 MIN_IMAGE_SIZE = 16  # four halvings leave 1x1 of it
 
 
-class VGG(nn.Module):
+class VGG(PooledNetwork):
     """Images ``[N, in_channels, H, W]``, H and W at least 16, to logits ``[N, num_classes]``."""
 
     def __init__(self, depth: int, *, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels
         for stage, widths in enumerate(STAGES[depth]):
             if stage > 0:
                 layers.append(nn.MaxPool2d(2))
             for width in widths:
-                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                layers += unit(nn.Conv2d(channels, width, 3, padding=1, bias=False))
                 channels = width
-        self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.classifier = nn.Linear(channels, num_classes)
-        initialise_(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of the images ``x``."""
-        logits: Tensor = self.classifier(self.flatten(self.pool(self.features(x))))
-        return logits
+        super().__init__(nn.Sequential(*layers), channels, num_classes=num_classes)
 
 
 def vgg11(*, num_classes: int, in_channels: int, image_size: int) -> VGG:

@@ -247,14 +247,14 @@ def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> 
         norms: ``||w||``.
         start: at most the root.
     """
-    r = start
+    r, pulls = start, _extended(strengths, 0.0)
     if bool((r < norms / 2).any()):
-        (excess,) = passes.sums(1, functools.partial(_excess, passes, strengths))
+        (excess,) = passes.sums(1, functools.partial(_excess, passes, pulls))
         r = torch.maximum(r, excess.sqrt())
     tolerance = _TOLERANCE * torch.finfo(r.dtype).eps
     for _ in range(_NEWTON_LIMIT):
-        at = torch.where(norms > 0, r, torch.inf)  # a group without weights has no terms
-        f, slope = passes.sums(2, functools.partial(_terms, passes, at, strengths))
+        at = _extended(torch.where(norms > 0, r, torch.inf), 1.0)  # a group without weights has no terms
+        f, slope = passes.sums(2, functools.partial(_terms, passes, at, pulls))
         delta = torch.where(f > 1, (f.sqrt() - 1) * f / slope, 0.0)
         r = r + delta
         if not bool((1.5 * norms * delta.square() > tolerance * r.pow(3)).any()):
@@ -262,24 +262,24 @@ def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> 
     return r
 
 
-def _excess(passes: Passes, strengths: Tensor, block: Block) -> Iterator[Tensor]:
-    """``max(|w| - t, 0)^2``, with ``t = rate s / d``."""
-    c = block.cut(block.part.spread(_extended(strengths, 0.0))) * block.step.rate
+def _excess(passes: Passes, pulls: Tensor, block: Block) -> Iterator[Tensor]:
+    """``max(|w| - t, 0)^2``, with ``t = rate s / d``; ``pulls`` are the ``s``."""
+    c = block.cut(block.part.spread(pulls)) * block.step.rate
     denominator = passes.denominator(block, 1)
     magnitudes = passes.buffer(block, 0).copy_(block.weights).abs_()
     magnitudes.sub_(torch.div(c, denominator, out=denominator)).clamp_min_(0.0).square_()
     yield passes.rows(block, magnitudes)
 
 
-def _terms(passes: Passes, r: Tensor, strengths: Tensor, block: Block) -> Iterator[Tensor]:
+def _terms(passes: Passes, r: Tensor, pulls: Tensor, block: Block) -> Iterator[Tensor]:
     """The terms of ``f(r)`` and of ``-f'(r) / 2``; weights that cannot move and whose square underflows count as 0.
 
-    With ``1 / (r + t_i) = d_i / (r d_i + c)`` and ``c = rate s_g``.
+    With ``1 / (r + t_i) = d_i / (r d_i + c)`` and ``c = rate s_g``; ``pulls`` are the ``s_g``.
     """
     part = block.part
-    c = block.cut(part.spread(_extended(strengths, 0.0))) * block.step.rate
+    c = block.cut(part.spread(pulls)) * block.step.rate
     denominator = passes.denominator(block, 0)
-    shifted = torch.addcmul(c, block.cut(part.spread(_extended(r, 1.0))), denominator, out=passes.buffer(block, 1))
+    shifted = torch.addcmul(c, block.cut(part.spread(r)), denominator, out=passes.buffer(block, 1))
     inverse = torch.div(denominator, shifted.clamp_min_(torch.finfo(passes.dtype).tiny), out=shifted)
     w = block.precise
     w = w if block.step.rate > 0 else torch.where(w.square() > 0, w, 0.0)

@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Let the process keep what it frees, for the next tensor of that size.
 
     By default glibc returns memory to the system as soon as some megabytes at the heap's end are free, and the system
-    hands it out page by page again, zeroed, in the next step: a small network spends a tenth to a third of its training
-    time so. Nothing that is computed changes; the process holds on to the most that it has needed.
+    hands it out page by page again, zeroed, in the next step: a small network feels that. Nothing that is computed
+    changes; the process holds on to the most that it has needed.
 
     Returns:
         Whether there was something to set; only glibc has it.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.data import Split
+from compress.graph.aten.trace import evaluating
 from compress.train.inputs import Inputs
 from compress.train.world import World
 
@@ -34,14 +35,8 @@ class Score:
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; each module's own mode is restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.no_grad():
+        yield
 
 
 def evaluate(model: nn.Module, split: Split, inputs: Inputs, world: World | None = None) -> Score:

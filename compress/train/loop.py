@@ -122,8 +122,7 @@ class Trainer:
     def __init__(self, learner: Learner, data: Data, inputs: Inputs, config: Config, directory: Path) -> None:
         self.learner = learner
         self.position = Position()
-        self._least = 2 * learner.world.size
-        self.steps_per_epoch = batch_count(len(data.train), config.schedule.batch_size, self._least)
+        self.steps_per_epoch = batch_count(len(data.train), config.schedule.batch_size, learner.world.least)
         self._data = data
         self._inputs = inputs
         self._config = config
@@ -238,7 +237,7 @@ class Trainer:
         before_s = time.monotonic() - at.seconds
         images_in_all, world = len(self._data.train), self.learner.world
         shared = batches(
-            images_in_all, schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step, least=self._least
+            images_in_all, schedule.batch_size, seed=seed, epoch=at.epoch, start=at.step, least=world.least
         )
         order = [batch[world.share(len(batch))] for batch in shared]
         for images, labels in self._inputs.augmented(self._data.train, order, epoch=at.epoch, start=at.step):

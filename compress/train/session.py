@@ -76,10 +76,10 @@ def train(
     """
     directory = config.out
     world = World.joined(config.run.device)
-    if config.schedule.batch_size < 2 * world.size:
+    if world.size > 1 and config.schedule.batch_size < world.least:
         raise ConfigError(
             f"schedule.batch_size: {config.schedule.batch_size} images cannot be shared among {world.size} processes, "
-            f"which need two each; give at least {2 * world.size}"
+            f"which need two each; give at least {world.least}"
         )
     if world.main and resume:
         check_same(directory, config, origin)

@@ -95,6 +95,11 @@ class World:
         """Whether this process writes and prints."""
         return self.rank == 0
 
+    @property
+    def least(self) -> int:
+        """Images of the smallest batch: two for each process, since BatchNorm cannot train on a single 1x1 image."""
+        return 2 * self.size
+
     def share(self, count: int) -> slice:
         """Which of ``count`` images of a batch are this process's: shares differ by one image at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)

@@ -50,3 +50,39 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContext
                 yield
 
     return stop
+
+
+FAILING_NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    steps = 0
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 8, 3)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        Net.steps += self.training and len(images) > 1
+        features = self.convolution(images).amax((2, 3))
+        if Net.steps >= STEP:
+            STATEMENT
+        return self.classifier(features)
+
+def make(num_classes, in_channels):
+    return Net(num_classes)
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Callable[[int, str], str]:
+    """``failing(9, "features = features / 0")``: the name of a network that does so from its ninth step on."""
+
+    def write(step: int, statement: str) -> str:
+        file = tmp_path / "net.py"
+        file.write_text(FAILING_NET.replace("STEP", str(step)).replace("STATEMENT", statement))
+        return f"{file}:make"
+
+    return write

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from compress.train.divergence import FIRST, DivergenceError, check_finite, wher
 from compress.train.session import train
 
 Tiny = Callable[..., Config]
+Failing = Callable[[int, str], str]
 IMAGES = torch.ones(2, 3, 4, 4)
 
 
@@ -101,35 +101,10 @@ def test_infinities_in_other_buffers_are_left_alone():
     check_finite(model, torch.optim.SGD(model.parameters(), lr=0.1))
 
 
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    steps = 0
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.convolution = nn.Conv2d(1, 8, 3)
-        self.classifier = nn.Linear(8, num_classes)
-
-    def forward(self, images):
-        Net.steps += self.training and len(images) > 1
-        features = self.convolution(images).amax((2, 3))
-        if Net.steps >= LAST:
-            features = features * MAGNITUDE
-        return self.classifier(features)
-
-def make(num_classes, in_channels):
-    return Net(num_classes)
-"""
-
-
-def test_a_run_that_diverges_keeps_its_last_checkpoint_and_says_where(tiny: Tiny, tmp_path: Path):
+def test_a_run_that_diverges_keeps_its_last_checkpoint_and_says_where(tiny: Tiny, failing: Failing):
     """Six steps an epoch; in the third epoch numbers are too large."""
-    file = tmp_path / "net.py"
-    file.write_text(NET.replace("LAST", "15").replace("MAGNITUDE", "1e39"))
-    config = tiny(f"model.name={file}:make", "penalty.name=none", "schedule.epochs=4")
+    net = failing(15, "features = features * 1e39")
+    config = tiny(f"model.name={net}", "penalty.name=none", "schedule.epochs=4")
     with pytest.raises(DivergenceError) as caught:
         train(config)
     told = str(caught.value)
@@ -143,13 +118,11 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint_and_says_where(tiny: Tiny
     assert len((config.out / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_weights_that_are_not_finite_are_never_saved(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_weights_that_are_not_finite_are_never_saved(tiny: Tiny, failing: Failing, monkeypatch: pytest.MonkeyPatch):
     """The step before the one that would find out writes a checkpoint."""
     monkeypatch.setattr("compress.train.loop.CHECKPOINT_INTERVAL_S", 0.0)
-    file = tmp_path / "net.py"
-    gradient = "features.register_hook(lambda gradient: gradient * float('nan'))"
-    file.write_text(NET.replace("features = features * MAGNITUDE", gradient).replace("LAST", "9"))
-    config = tiny(f"model.name={file}:make", "penalty.name=none")
+    net = failing(9, "features.register_hook(lambda gradient: gradient * float('nan'))")
+    config = tiny(f"model.name={net}", "penalty.name=none")
     with pytest.raises(DivergenceError) as caught:
         train(config)
     state = load_checkpoint(config.out / "checkpoint.pt")

@@ -1,7 +1,6 @@
 """Too little memory is told with what to change."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -10,34 +9,14 @@ from compress.train.config import Config
 from compress.train.memory import MemoryShortageError
 from compress.train.session import train
 
-NET = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    steps = 0
-
-    def __init__(self, num_classes):
-        super().__init__()
-        self.convolution = nn.Conv2d(1, 8, 3)
-        self.classifier = nn.Linear(8, num_classes)
-
-    def forward(self, images):
-        Net.steps += self.training and len(images) > 1
-        if Net.steps > STEPS:
-            torch.empty(len(images), 2**45)  # more than any machine has
-        return self.classifier(self.convolution(images).amax((2, 3)))
-
-def make(num_classes, in_channels):
-    return Net(num_classes)
-"""
+Tiny = Callable[..., Config]
+Failing = Callable[[int, str], str]
 
 
 @pytest.mark.parametrize("steps", [3, 8], ids=["before the first checkpoint", "after it"])
-def test_memory_that_runs_out_is_told_and_the_checkpoint_stays(tiny: Callable[..., Config], tmp_path: Path, steps: int):
-    file = tmp_path / "net.py"
-    file.write_text(NET.replace("STEPS", str(steps)))
-    config = tiny(f"model.name={file}:make", "penalty.name=none")
+def test_memory_that_runs_out_is_told_and_the_checkpoint_stays(tiny: Tiny, failing: Failing, steps: int):
+    net = failing(steps + 1, "torch.empty(len(images), 2**45)  # more than any machine has")
+    config = tiny(f"model.name={net}", "penalty.name=none")
     with pytest.raises(MemoryShortageError) as caught:
         train(config)
     told = str(caught.value)
@@ -51,8 +30,7 @@ def test_memory_that_runs_out_is_told_and_the_checkpoint_stays(tiny: Callable[..
         assert load_checkpoint(saved)["position"]["epoch"] == 1
 
 
-def test_other_errors_pass(tiny: Callable[..., Config], tmp_path: Path):
-    file = tmp_path / "net.py"
-    file.write_text(NET.replace("STEPS", "3").replace("torch.empty", "raise RuntimeError('another fault') if 1 else f"))
+def test_other_errors_pass(tiny: Tiny, failing: Failing):
+    net = failing(4, "raise RuntimeError('another fault')")
     with pytest.raises(RuntimeError, match=r"^another fault$"):
-        train(tiny(f"model.name={file}:make", "penalty.name=none"))
+        train(tiny(f"model.name={net}", "penalty.name=none"))

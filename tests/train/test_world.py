@@ -89,6 +89,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_one_process_takes_batches_of_one_image(tmp_path: Path) -> None:
+    gentle = ["--limit=40", "--strength=0", "--set=optimizer.lr=0.01"]
+    done = run([*command(tmp_path / "run", together=False, epochs=1, batch=1), *gentle])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("count", "size"), [(7, 2), (8, 4), (2, 3), (0, 2)])
 def test_shares_are_a_partition(count: int, size: int) -> None:
     shares = [list(range(count))[World(rank, size).share(count)] for rank in range(size)]

@@ -86,23 +86,20 @@ def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: T
     return Pick(classes.of(entering), tuple(t.reshape(-1) for t in tree_leaves(taken)))
 
 
-def _picking() -> dict[str, torch._ops.OpOverload]:
-    aten = torch.ops.aten
-    return {
-        "select": aten.select.int,
-        "select_scatter": aten.select.int,
-        "slice": aten.slice.Tensor,
-        "slice_scatter": aten.slice.Tensor,
-        "narrow": aten.narrow.default,
-        "index_select": aten.index_select.default,
-        "chunk": aten.chunk.default,
-        "split": aten.split.Tensor,
-        "split_with_sizes": aten.split_with_sizes.default,
-        "unbind": aten.unbind.int,
-    }
+_ATEN = torch.ops.aten
 
-
-_PICKING = _picking()
+_PICKING: dict[str, torch._ops.OpOverload] = {
+    "select": _ATEN.select.int,
+    "select_scatter": _ATEN.select.int,
+    "slice": _ATEN.slice.Tensor,
+    "slice_scatter": _ATEN.slice.Tensor,
+    "narrow": _ATEN.narrow.default,
+    "index_select": _ATEN.index_select.default,
+    "chunk": _ATEN.chunk.default,
+    "split": _ATEN.split.Tensor,
+    "split_with_sizes": _ATEN.split_with_sizes.default,
+    "unbind": _ATEN.unbind.int,
+}
 """Op -> the one that says, of the numbers of all channels, which it takes."""
 
 
