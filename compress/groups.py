@@ -56,17 +56,15 @@ class GroupSlice:
         dim: the dimension along which each index belongs to one group; the first of them where ``groups`` has several.
         groups: int64 ``[parameter.shape[dim]]``, or of the shape of as many dimensions from ``dim`` on as it has;
             ``count`` (one past the last group) stands for "in no group".
+        dims: the dimensions of the parameter that ``groups`` lies along.
         layer: whether this is the tensor that counts in reports by layer: a layer's own weight, or a BatchNorm's scale
             where scales are the groups.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, dim: int, groups: Tensor, *, layer: bool):
         self.name, self.parameter, self.dim, self.groups, self.layer = name, parameter, dim, groups, layer
-
-    @property
-    def dims(self) -> range:
-        """The dimensions of the parameter that ``groups`` lies along."""
-        return range(self.dim, self.dim + self.groups.ndim)
+        self.dims = range(dim, dim + groups.ndim)
+        self._others = [d for d in range(parameter.ndim) if d not in self.dims]
 
     def index(self) -> Tensor:
         """``groups`` on the parameter's device."""
@@ -74,10 +72,11 @@ class GroupSlice:
             self.groups = self.groups.to(self.parameter.device)
         return self.groups
 
-    def sums(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+    def sums(self, values: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """Sum a tensor of the parameter's shape over all but ``dims``: of the shape of ``groups``, and ``dtype``."""
-        others = [d for d in range(values.ndim) if d not in self.dims]
-        return values.sum(others, dtype=dtype) if others else values.to(dtype)
+        if self._others:
+            return torch.sum(values, self._others, dtype=dtype, out=out)
+        return values.to(dtype) if out is None else out.copy_(values)
 
     def spread(self, by_group: Tensor) -> Tensor:
         """Values ``[count + 1]`` by group, shaped to broadcast against the parameter."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.groups import Groups
-from compress.optim.blocks import Passes
+from compress.optim.blocks import Layout, Passes
 from compress.optim.metric import Step
 from compress.optim.proximal import weighted_squares
 
@@ -25,7 +25,7 @@ def importance(groups: Groups, weights: Tensor, steps: list[Step]) -> Tensor:
     """
     taken = [step if step.rate > 0 else dataclasses.replace(step, rate=1.0) for step in steps]
     if groups.slices:
-        found = weighted_squares(Passes(groups, taken))
+        found = weighted_squares(Passes(Layout(groups), taken))
     else:
         pairs = zip(groups.weights, taken, strict=True)
         found = torch.cat([_worth(parameter.detach(), step).flatten() for (_, parameter), step in pairs])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from compress.groups import Groups, GroupSlice
-from compress.optim.blocks import Block, Passes, blocks
+from compress.optim.blocks import Block, Layout, Passes
 from compress.optim.metric import Step
 from compress.penalties import L0, L1, GroupLasso, LayerwisePenalty, Penalty, SeparablePenalty
 
@@ -45,37 +45,38 @@ def prox_weights_(groups: Groups, penalty: Penalty, steps: list[Step]) -> None:
             if isinstance(part, LayerwisePenalty):
                 _prox_layer_(parameter.detach(), part, step)
                 continue
-            rows = GroupSlice(name, parameter, 0, torch.arange(len(parameter)), layer=True)
-            for block in blocks(rows, step):
+            rows = Groups(len(parameter), (GroupSlice(name, parameter, 0, torch.arange(len(parameter)), layer=True),))
+            for block in Layout(rows).blocks:
                 w = block.weights
-                w.copy_(part.prox(w.abs(), step.eta(block.cut, torch.empty_like(w))).copysign(w))
+                w.copy_(part.prox(w.abs(), step.eta(block.cut, block.buffers[0])).copysign(w))
 
 
 def _prox_layer_(w: Tensor, part: LayerwisePenalty, step: Step) -> None:
     """All weights of a layer are one vector, with one step."""
     squares = w.square()
-    quotients = _over_rate(squares * step.denominator(lambda tensor: tensor, torch.empty_like(w)), step)
+    quotients = _over(squares * step.denominator(lambda tensor: tensor, torch.empty_like(w)), step.rate)
     own = _one_step(part, squares, quotients)
     w.copy_(part.prox(w.abs().flatten(), own).reshape(w.shape).copysign(w))
 
 
-def prox_groups_(groups: Groups, penalty: Penalty, weights: Tensor, steps: list[Step]) -> None:
+def prox_groups_(layout: Layout, penalty: Penalty, weights: Tensor, steps: list[Step]) -> None:
     """Apply the group operator to every group, in place.
 
     Args:
-        groups: the groups.
+        layout: of the groups.
         penalty: acts on group norms.
         weights: ``[count]``, the factor of the penalty for each group.
         steps: the step of each slice's parameter, in the order of ``groups.slices``.
     """
+    groups = layout.groups
     if penalty.on_weights is not None:
-        _prox_members_(Passes(groups, steps), penalty.on_weights)
+        _prox_members_(Passes(layout, steps), penalty.on_weights)
     part, common = penalty.on_norms, _common_rate(steps)
     if common is not None:
         norms = groups.squared_norms().sqrt()
         _rescale_(groups, norms, _prox_norms(groups, part, weights, norms, lambda _: common))
     else:
-        DIAGONAL.get(type(part), _one_step_a_group_)(Passes(groups, steps), part, weights)
+        DIAGONAL.get(type(part), _one_step_a_group_)(Passes(layout, steps), part, weights)
 
 
 def is_exact(groups: Groups, penalty: Penalty, steps: list[Step]) -> bool:
@@ -106,11 +107,11 @@ def _prox_norms(
 
 def _prox_members_(passes: Passes, penalty: SeparablePenalty) -> None:
     """Apply the scalar operator to every weight that is in a group, in place."""
-    for block in passes.blocks:
-        w, part = block.weights, block.part
-        inside = block.cut(part.broadcast(part.index() < passes.groups.count))
-        shrunk = penalty.prox(w.abs(), block.step.eta(block.cut, passes.buffer(block, 0))).copysign(w)
-        w.copy_(torch.where(inside, shrunk, w))
+    inside = passes.layout.index < passes.groups.count
+    for block in passes.layout.blocks:
+        w = block.weights
+        shrunk = penalty.prox(w.abs(), passes.step(block).eta(block.cut, block.buffers[0])).copysign(w)
+        w.copy_(torch.where(passes.at(block, inside), shrunk, w))
 
 
 def _common_rate(steps: list[Step]) -> float | None:
@@ -131,25 +132,25 @@ def weighted_squares(passes: Passes) -> Tensor:
     """
 
     def values(block: Block) -> Iterator[Tensor]:
-        yield _over_eta(passes, block, _squares(passes, block))
+        yield _divided(passes, block, _squares(block))
 
-    return passes.sums(1, values)[0]
-
-
-def _squares(passes: Passes, block: Block) -> Tensor:
-    """``w_i^2``, in buffer 0."""
-    return torch.mul(block.precise, block.precise, out=passes.buffer(block, 0))
+    return passes.by_group(_over(passes.by_index(1, values), passes.rates))[0]
 
 
-def _over_eta(passes: Passes, block: Block, squares: Tensor) -> Tensor:
-    """Sums of ``w_i^2 / eta_i``; ``squares`` are used up."""
-    if block.step.square is not None:
-        squares = squares.mul_(passes.denominator(block, 1))
-    return _over_rate(passes.rows(block, squares), block.step)
+def _squares(block: Block) -> Tensor:
+    """``w_i^2``, in buffer 1."""
+    w = block.precise
+    return torch.mul(w, w, out=block.buffers[1])
 
 
-def _over_rate(values: Tensor, step: Step) -> Tensor:
-    return values / step.rate if step.rate > 0 else torch.where(values > 0, torch.inf, values)
+def _divided(passes: Passes, block: Block, squares: Tensor) -> Tensor:
+    """``w_i^2 rate / eta_i``, in place of the squares."""
+    return squares if passes.step(block).square is None else squares.mul_(passes.denominator(block))
+
+
+def _over(values: Tensor, rates: Tensor | float) -> Tensor:
+    """Over the rate; what is 0 stays so at a rate of 0."""
+    return torch.where(values == 0, values, values / rates)
 
 
 def _one_step(part: Part, squares: Tensor, quotients: Tensor) -> Tensor:
@@ -177,22 +178,21 @@ def _l1_diagonal_(passes: Passes, penalty: Part, weights: Tensor) -> None:
     if penalty.strength == 0:
         return
     strengths = penalty.strength * weights
-    pulls = _pulls(strengths, _secular_roots(passes, strengths))
-    for block in passes.blocks:
-        if block.step.rate > 0:
+    pulls = _pulls(passes, strengths, _secular_roots(passes, strengths))
+    for block in passes.layout.blocks:
+        if passes.step(block).rate > 0:
             block.weights.mul_(_shares(passes, pulls, block))
 
 
-def _pulls(strengths: Tensor, r: Tensor) -> Tensor:
-    """``s_g / r`` of every group, and 0 for what is in none; nothing pulls where the strength is 0."""
-    return _extended(torch.where(strengths > 0, strengths / r, 0.0), 0.0)
+def _pulls(passes: Passes, strengths: Tensor, r: Tensor) -> Tensor:
+    """``rate s_g / r`` by index, 0 for what is in no group; nothing pulls where the strength is 0."""
+    return passes.spread(torch.where(strengths > 0, strengths / r, 0.0), outside=0.0) * passes.rates
 
 
 def _shares(passes: Passes, pulls: Tensor, block: Block) -> Tensor:
-    """``r / (r + t_i)`` of every weight, in buffer 0."""
-    stays = passes.denominator(block, 0)
-    pull = block.cut(block.part.spread(pulls)) * block.step.rate
-    return stays.div_(torch.add(stays, pull, out=passes.buffer(block, 1)))
+    """``r / (r + t_i)`` of every weight, in buffer 1."""
+    stays, out = passes.denominator(block), block.buffers[1]
+    return torch.div(stays, torch.add(stays, passes.at(block, pulls), out=out), out=out)
 
 
 def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
@@ -207,10 +207,10 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     """
 
     def squares(block: Block) -> Iterator[Tensor]:
-        yield passes.rows(block, _squares(passes, block))
+        yield _squares(block)
 
     norms = passes.sums(1, squares)[0].sqrt()
-    pulls = _pulls(strengths, norms)
+    pulls = _pulls(passes, strengths, norms)
     p2, p3, p4 = passes.sums(3, functools.partial(_first_terms, passes, pulls))
     root, moves = p2.sqrt(), p3 > 0
     delta = torch.where(moves, (norms - root) * p2 / p3, norms)
@@ -228,10 +228,10 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
 def _first_terms(passes: Passes, pulls: Tensor, block: Block) -> Iterator[Tensor]:
     """``w_i^2 (r / (r + t_i))^k`` for ``r = ||w||`` and ``k`` = 2, 3, 4."""
     shares = _shares(passes, pulls, block)
-    terms = torch.mul(block.precise, shares, out=passes.buffer(block, 1)).square_()
-    yield passes.rows(block, terms)
-    yield passes.rows(block, terms.mul_(shares))
-    yield passes.rows(block, terms.mul_(shares))
+    terms = torch.mul(block.precise, shares, out=block.buffers[0]).square_()
+    yield terms
+    yield terms.mul_(shares)
+    yield terms.mul_(shares)
 
 
 def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> Tensor:
@@ -247,13 +247,13 @@ def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> 
         norms: ``||w||``.
         start: at most the root.
     """
-    r, pulls = start, _extended(strengths, 0.0)
+    r, pulls = start, passes.spread(strengths, outside=0.0) * passes.rates
     if bool((r < norms / 2).any()):
         (excess,) = passes.sums(1, functools.partial(_excess, passes, pulls))
         r = torch.maximum(r, excess.sqrt())
     tolerance = _TOLERANCE * torch.finfo(r.dtype).eps
     for _ in range(_NEWTON_LIMIT):
-        at = _extended(torch.where(norms > 0, r, torch.inf), 1.0)  # a group without weights has no terms
+        at = passes.spread(torch.where(norms > 0, r, torch.inf), outside=1.0)  # a group without weights has no terms
         f, slope = passes.sums(2, functools.partial(_terms, passes, at, pulls))
         delta = torch.where(f > 1, (f.sqrt() - 1) * f / slope, 0.0)
         r = r + delta
@@ -263,45 +263,38 @@ def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> 
 
 
 def _excess(passes: Passes, pulls: Tensor, block: Block) -> Iterator[Tensor]:
-    """``max(|w| - t, 0)^2``, with ``t = rate s / d``; ``pulls`` are the ``s``."""
-    c = block.cut(block.part.spread(pulls)) * block.step.rate
-    denominator = passes.denominator(block, 1)
-    magnitudes = passes.buffer(block, 0).copy_(block.weights).abs_()
-    magnitudes.sub_(torch.div(c, denominator, out=denominator)).clamp_min_(0.0).square_()
-    yield passes.rows(block, magnitudes)
+    """``max(|w| - t, 0)^2``, with ``t = c / d``; ``pulls`` are the ``c = rate s_g`` by index."""
+    denominator, out = passes.denominator(block), block.buffers[1]
+    t = torch.div(passes.at(block, pulls), denominator, out=out)
+    yield torch.sub(block.precise.abs(), t, out=out).clamp_min_(0.0).square_()
 
 
 def _terms(passes: Passes, r: Tensor, pulls: Tensor, block: Block) -> Iterator[Tensor]:
     """The terms of ``f(r)`` and of ``-f'(r) / 2``; weights that cannot move and whose square underflows count as 0.
 
-    With ``1 / (r + t_i) = d_i / (r d_i + c)`` and ``c = rate s_g``; ``pulls`` are the ``s_g``.
+    With ``1 / (r + t_i) = d_i / (r d_i + c)``; ``r`` and ``pulls``, the ``c = rate s_g``, are by index.
     """
-    part = block.part
-    c = block.cut(part.spread(pulls)) * block.step.rate
-    denominator = passes.denominator(block, 0)
-    shifted = torch.addcmul(c, block.cut(part.spread(r)), denominator, out=passes.buffer(block, 1))
-    inverse = torch.div(denominator, shifted.clamp_min_(torch.finfo(passes.dtype).tiny), out=shifted)
+    denominator, out = passes.denominator(block), block.buffers[1]
+    shifted = torch.addcmul(passes.at(block, pulls), passes.at(block, r), denominator, out=out)
+    inverse = torch.div(denominator, shifted.clamp_min_(torch.finfo(passes.layout.dtype).tiny), out=out)
     w = block.precise
-    w = w if block.step.rate > 0 else torch.where(w.square() > 0, w, 0.0)
-    squares = torch.mul(w, inverse, out=denominator).square_()
-    yield passes.rows(block, squares)
-    yield passes.rows(block, squares.mul_(inverse))
-
-
-def _extended(by_group: Tensor, last: float) -> Tensor:
-    """With a value for what is in no group."""
-    return torch.cat((by_group, by_group.new_full((1,), last)))
+    w = w if passes.step(block).rate > 0 else torch.where(w.square() > 0, w, 0.0)
+    squares = torch.mul(w, inverse, out=block.buffers[0]).square_()
+    yield squares
+    yield squares.mul_(inverse)
 
 
 def _one_step_a_group_(passes: Passes, part: Part, weights: Tensor) -> None:
     """Approximation for the other penalties: the step ``||w||^2 / sum_i (w_i^2 / eta_i)`` for the whole group."""
 
     def values(block: Block) -> Iterator[Tensor]:
-        squares = _squares(passes, block)
-        yield passes.rows(block, squares)
-        yield _over_eta(passes, block, squares)
+        squares = _squares(block)
+        yield squares
+        yield _divided(passes, block, squares)
 
-    squares, quotients = passes.sums(2, values)
+    rows = passes.by_index(2, values)
+    rows[1] = _over(rows[1], passes.rates)
+    squares, quotients = passes.by_group(rows)
     norms = squares.sqrt()
     shrunk = _prox_norms(passes.groups, part, weights, norms, lambda at: _one_step(part, squares[at], quotients[at]))
     _rescale_(passes.groups, norms, shrunk)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.errors import ConfigError
 from compress.groups import Groups, find_groups
+from compress.optim.blocks import Layout
 from compress.optim.importance import importance
 from compress.optim.metric import Step, inner_optimizer, steps
 from compress.optim.proximal import is_exact, prox_groups_, prox_weights_, seen_at_once
@@ -104,6 +105,7 @@ class Regularizer:
                 "use filter, channel, bn-scale or coupled."
             )
         self._factors: Tensor | None = None
+        self._layout: Layout | None = None
         self._frozen: list[Tensor] | None = None
         self._told = False
         self._steps_taken: WeakKeyDictionary[torch.optim.Optimizer, bool] = WeakKeyDictionary()
@@ -154,7 +156,7 @@ class Regularizer:
         metric = steps(optimizer, self.groups.parameters)
         self._tell_if_approximate(metric)
         if self.groups.slices:
-            prox_groups_(self.groups, self.penalty, self._weights(), metric)
+            prox_groups_(self._laid_out(), self.penalty, self._weights(), metric)
         else:
             prox_weights_(self.groups, self.penalty, metric)
 
@@ -278,6 +280,14 @@ class Regularizer:
         if self._factors is None or self._factors.device != self._device():
             self._factors = GROUP_WEIGHTS[self.group_weights](self.groups)
         return self._factors
+
+    def _laid_out(self) -> Layout:
+        """The groups in blocks, with buffers: kept on the CPU, where they are small."""
+        if self._layout is not None and self._layout.fits():
+            return self._layout
+        layout = Layout(self.groups)
+        self._layout = layout if self._device().type == "cpu" else None
+        return layout
 
     def _device(self) -> torch.device:
         return self.groups.parameters[0][1].device

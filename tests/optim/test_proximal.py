@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from compress.groups import Groups, GroupSlice
+from compress.optim.blocks import Layout
 from compress.optim.metric import Step
 from compress.optim.proximal import prox_groups_, prox_weights_
 from compress.penalties import (
@@ -102,7 +103,7 @@ def problem(
 
 def apply(p: Problem, penalty: Penalty) -> None:
     with torch.no_grad():
-        prox_groups_(p.groups, penalty, p.weights, [step_of(eta) for eta in p.steps])
+        prox_groups_(Layout(p.groups), penalty, p.weights, [step_of(eta) for eta in p.steps])
 
 
 def distance(w: np.ndarray, x: np.ndarray, eta: np.ndarray) -> float:
@@ -196,7 +197,7 @@ def test_l1_does_not_overflow_where_steps_are_tiny() -> None:
     w = nn.Parameter(torch.tensor([1.0, -2.0]))
     groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, L1(1e-8), torch.ones(1), [step_of(torch.tensor([1e-8, 1e-7]))])
+        prox_groups_(Layout(groups), L1(1e-8), torch.ones(1), [step_of(torch.tensor([1e-8, 1e-7]))])
     assert w.tolist() == [1.0, -2.0]
 
 
@@ -205,7 +206,7 @@ def test_l1_survives_next_to_a_coordinate_with_a_huge_step() -> None:
     w = nn.Parameter(torch.tensor([1e-9, 0.9999999], dtype=torch.float64))
     groups = Groups(1, (GroupSlice("w", w, 0, torch.zeros(2, dtype=torch.int64), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, L1(1.0), torch.ones(1), [step_of(torch.tensor([1e-8, 1.0], dtype=torch.float64))])
+        prox_groups_(Layout(groups), L1(1.0), torch.ones(1), [step_of(torch.tensor([1e-8, 1.0], dtype=torch.float64))])
     x, norm = w.detach(), float(w.detach().norm())
     assert norm > 0
     residual = x - torch.tensor([1e-9, 0.9999999], dtype=torch.float64) + torch.tensor([1e-8, 1.0]) * x / norm
@@ -218,7 +219,7 @@ def test_l1_is_not_misled_by_a_weight_whose_square_underflows() -> None:
     parts = [(w, torch.zeros(2, dtype=torch.int64)), (still, torch.zeros(1, dtype=torch.int64))]
     groups = Groups(1, tuple(GroupSlice("w", p, 0, ids, layer=True) for p, ids in parts))
     with torch.no_grad():
-        prox_groups_(groups, L1(1.0), torch.ones(1), [step_of(torch.tensor([1.0, 1.0])), step_of(0.0)])
+        prox_groups_(Layout(groups), L1(1.0), torch.ones(1), [step_of(torch.tensor([1.0, 1.0])), step_of(0.0)])
     r = 0.8 * 2**0.5 - 1
     assert w.tolist() == pytest.approx([0.8 * r / (r + 1)] * 2, rel=1e-5)
 
@@ -297,7 +298,7 @@ def test_a_layerwise_penalty_acts_on_the_norms_of_each_layer_with_their_mean_wei
     groups, weights = two_layers()
     before = groups.squared_norms().sqrt()
     with torch.no_grad():
-        prox_groups_(groups, penalty, weights, [step_of(0.5)] * 3)
+        prox_groups_(Layout(groups), penalty, weights, [step_of(0.5)] * 3)
     expected = torch.cat((penalty.prox(before[:3], 0.5 * 2.0), penalty.prox(before[3:], 0.5 * 1.5)))
     torch.testing.assert_close(groups.squared_norms().sqrt(), expected, rtol=1e-12, atol=0)
 
@@ -311,7 +312,7 @@ def test_a_layerwise_penalty_takes_one_step_a_layer_that_keeps_the_weighted_norm
     first = before[:3].square().sum() / (quotients[0] + quotients[1])
     second = before[3:].square().sum() / quotients[2]
     with torch.no_grad():
-        prox_groups_(groups, penalty, weights, [step_of(eta) for eta in etas])
+        prox_groups_(Layout(groups), penalty, weights, [step_of(eta) for eta in etas])
     expected = torch.cat((penalty.prox(before[:3], first * 2.0), penalty.prox(before[3:], second * 1.5)))
     torch.testing.assert_close(groups.squared_norms().sqrt(), expected, rtol=1e-12, atol=0)
 
@@ -340,7 +341,7 @@ def test_a_group_along_two_dimensions_is_one_group() -> None:
     groups = Groups(4, (GroupSlice("w", w, 0, torch.tensor([[0, 1], [2, 4]]), layer=True),))
     assert groups.squared_norms()[:3].tolist() == pytest.approx([25.0, 0.02, 1.0])
     with torch.no_grad():
-        prox_groups_(groups, MCP(1.0, 3.0), torch.ones(4), [step_of(0.5)])
+        prox_groups_(Layout(groups), MCP(1.0, 3.0), torch.ones(4), [step_of(0.5)])
     assert w[0].tolist() == [[3.0, 4.0], [0.0, 0.0]]
     assert w[1].tolist() == [[0.0, pytest.approx(0.6)], [0.0, 0.0]]
 
@@ -372,7 +373,7 @@ def test_l0_keeps_a_group_with_a_weight_that_has_not_been_stepped() -> None:
     ids = torch.tensor([0, 1])
     groups = Groups(2, (GroupSlice("a", a, 0, ids, layer=True), GroupSlice("b", b, 0, ids, layer=False)))
     with torch.no_grad():
-        prox_groups_(groups, L0(10.0), torch.ones(2), [step_of(torch.ones(2, 1)), step_of(0.0)])
+        prox_groups_(Layout(groups), L0(10.0), torch.ones(2), [step_of(torch.ones(2, 1)), step_of(0.0)])
     assert a.tolist() == [[pytest.approx(0.1)], [0.0]]
     assert b.tolist() == [pytest.approx(0.1), 0.0]
 
@@ -458,7 +459,7 @@ def test_a_group_whose_squares_underflow_becomes_exactly_zero(cls: type[Penalty]
     assert groups.dead().tolist() == [False, False]
     each = step_of(steps if isinstance(steps, float) else steps.expand(2, 2))
     with torch.no_grad():
-        prox_groups_(groups, cls(0.1), torch.ones(2), [each])
+        prox_groups_(Layout(groups), cls(0.1), torch.ones(2), [each])
     assert groups.dead().tolist() == [True, False]
     assert w[0].tolist() == [0.0, 0.0]
 
@@ -469,7 +470,7 @@ def test_nan_is_not_hidden_in_a_dead_group(cls: type[Penalty], step: Eta) -> Non
     w = nn.Parameter(torch.tensor([[float("nan"), 1.0], [3.0, 4.0]]))
     groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, cls(0.1), torch.ones(2), [step_of(step)])
+        prox_groups_(Layout(groups), cls(0.1), torch.ones(2), [step_of(step)])
     assert bool(w[0].isnan().any())
     assert bool(w[1].isfinite().all()) or issubclass(cls, LayerwisePenalty)  # which mixes the groups of a layer
 
@@ -501,7 +502,7 @@ def test_groups_in_half_precision_are_summed_in_float32() -> None:
     assert groups.sizes().tolist() == [1027.0, 1027.0]
     assert groups.squared_norms().sqrt().tolist() == pytest.approx([float(w[0].detach().double().norm())] * 2, rel=1e-2)
     with torch.no_grad():
-        prox_groups_(groups, L1(0.1), torch.tensor([1.0, 1e-3]), [step_of(torch.full_like(w, 1.0))])
+        prox_groups_(Layout(groups), L1(0.1), torch.tensor([1.0, 1e-3]), [step_of(torch.full_like(w, 1.0))])
     assert w.dtype == torch.bfloat16
     assert groups.dead().tolist() == [True, False]
 
@@ -511,5 +512,5 @@ def test_small_weights_in_float16_do_not_vanish(step: Eta) -> None:
     w = nn.Parameter(torch.full((2, 1027), 1e-4, dtype=torch.float16))
     groups = Groups(2, (GroupSlice("w", w, 0, torch.arange(2), layer=True),))
     with torch.no_grad():
-        prox_groups_(groups, L0(1e-12), torch.ones(2), [step_of(step)])
+        prox_groups_(Layout(groups), L0(1e-12), torch.ones(2), [step_of(step)])
     assert groups.dead().tolist() == [False, False]
