@@ -2,18 +2,20 @@
 
     python experiments/penalty_table.py --data-dir DIR --out runs/penalties --markdown docs/results/penalties-mnist.md
 
-LeNet-5 on MNIST, one seed. First each penalty is tried at every strength of a grid, on few images (``SEARCH``); of
+LeNet-5 on MNIST, one seed. First each penalty is tried at every decade of strength, on few images (``SEARCH``); of
 those that cost no more than ``PRICE`` of accuracy on the *validation* split against no penalty at all, the strength
-that leaves the fewest groups is taken; if there is none, the smallest. Then the network is trained on more images
-(``FINAL``). "zeros" is the share of groups that are exactly zero at the end of training, as the proximal steps left
-them: nothing is thresholded. The test split is read once by each final run; no choice depends on it. What was done is
-kept in the folder; called again, it goes on.
+that leaves the fewest groups is taken; if there is none, the smallest. Between it and the next decade the interval is
+halved three times, in the same way. Then the network is trained on more images (``FINAL``). "zeros" is the share of
+groups that are exactly zero at the end of training, as the proximal steps left them: nothing is thresholded. The test
+split is read once by each final run; no choice depends on it. What was done is kept in the folder; called again, it
+goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from compress.train.session import train
 
 GRANULARITIES = ("weight", "filter", "coupled")
 STRENGTHS = tuple(10.0**k for k in range(-6, 3))
+HALVINGS = 3
 SEARCH = {"data.limit": 4000, "schedule.epochs": 3}
 FINAL = {"data.limit": 24000, "schedule.epochs": 3}
 PRICE = 0.01
@@ -86,19 +89,32 @@ class Study:
     def strength(self, penalty: str, granularity: str, advance: Callable[[], None]) -> float:
         """The strength that the validation split recommends."""
         free = self.run("none", "weight", 0.0, SEARCH)["accuracy"]["validation"]["masked"]
-        best, fewest = STRENGTHS[0], -1.0
-        for strength in STRENGTHS:
+        best, fewest = STRENGTHS[0], 0.0
+
+        def tried(strength: float) -> tuple[float, float]:
+            """Accuracy lost, and the share of zeros; all is lost where no filter is left or the loss is not finite."""
             try:
                 summary = self.run(penalty, granularity, strength, SEARCH)
-            except CompressError:  # no filter is left, or the loss is not finite: the limit of the grid
-                break
+            except CompressError:
+                return 1.0, 0.0
             finally:
                 advance()
-            accuracy, zeros = summary["accuracy"]["validation"]["masked"], summary["dead_share"]
-            if accuracy >= free - PRICE and zeros > fewest:
+            return free - summary["accuracy"]["validation"]["masked"], summary["dead_share"]
+
+        for strength in STRENGTHS:
+            loss, zeros = tried(strength)
+            if loss <= PRICE and zeros >= fewest:
                 best, fewest = strength, zeros
-            if accuracy < free - 10 * PRICE:
+            if loss > 10 * PRICE:
                 break
+        above = 10 * best
+        for _ in range(HALVINGS):
+            middle = math.sqrt(best * above)
+            loss, zeros = tried(middle)
+            if loss <= PRICE and zeros >= fewest:
+                best, fewest = middle, zeros
+            else:
+                above = middle
         return best
 
 
@@ -109,7 +125,7 @@ def rows(study: Study, penalties: list[str]) -> Iterator[tuple[str, ...]]:
     with Progress() as bar:
         for penalty in penalties:
             for granularity in GRANULARITIES:
-                task = bar.add_task(f"{penalty} {granularity}", total=len(STRENGTHS) + 1)
+                task = bar.add_task(f"{penalty} {granularity}", total=len(STRENGTHS) + HALVINGS + 1)
                 strength = study.strength(penalty, granularity, lambda task=task: bar.advance(task))
                 found = study.run(penalty, granularity, strength, FINAL)
                 bar.update(task, visible=False)
@@ -117,7 +133,7 @@ def rows(study: Study, penalties: list[str]) -> Iterator[tuple[str, ...]]:
                 yield (
                     penalty,
                     granularity,
-                    f"{strength:.3g}",
+                    f"{strength:.2g}",
                     f"{found['dead_share']:.2%}",
                     f"{weights_left(study.directory(penalty, granularity, strength, FINAL)):.2%}",
                     error(found),
