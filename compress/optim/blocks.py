@@ -124,11 +124,11 @@ class Layout:
         ends = [0, *itertools.accumulate(self.sizes)]
         self.places = {block: slice(*ends[i : i + 2]) for i, block in enumerate(laid)}
 
-    def fits(self) -> bool:
-        """Whether it may be used again: the model's dtype and device are what they were."""
-        now, then = self.groups.slices[0].parameter, self.index
+    def fits(self, groups: Groups) -> bool:
+        """Whether it may be used again: the groups are those that were laid out, on their device and in their dtype."""
+        now, then = groups.slices[0].parameter, self.index
         dtype = torch.promote_types(now.dtype, torch.float32)
-        return (now.device, dtype) == (then.device, self.dtype)
+        return groups is self.groups and (now.device, dtype) == (then.device, self.dtype)
 
     def over(self, chosen: Tensor) -> Layout:
         """The same over the indices alone that belong to some of the groups ``chosen``, bool ``[count]``."""

@@ -283,7 +283,7 @@ class Regularizer:
 
     def _laid_out(self) -> Layout:
         """The groups in blocks, with buffers: kept on the CPU, where they are small."""
-        if self._layout is not None and self._layout.fits():
+        if self._layout is not None and self._layout.fits(self.groups):
             return self._layout
         layout = Layout(self.groups)
         self._layout = layout if self._device().type == "cpu" else None

@@ -143,6 +143,35 @@ def test_the_other_groups_keep_their_penalty_to_the_last_digit_but_rounding(gran
     assert {name: count.total for name, count in after.sparsity().items()} == {"first": 3, "second": 5}
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("granularity", ["coupled", "filter", "channel"])
+def test_the_proximal_steps_after_a_cut_are_those_without(granularity: str, optimizer: str):
+    """Also where one was taken before: what it keeps for the next belongs to groups that are gone."""
+    nets = chain(), chain()
+    regs = [penalty(net, granularity=granularity, weights="none") for net in nets]
+    optimizers = [OPTIMIZERS[optimizer](net.parameters()) for net in nets]
+
+    def both() -> None:
+        for reg, own in zip(regs, optimizers, strict=True):
+            step(own, [torch.ones_like(p) for group in own.param_groups for p in group["params"]])
+            before = reg.value()
+            reg.prox_(own)
+            assert reg.value() < before
+
+    both()
+    with torch.no_grad():
+        for net in nets:
+            net.first.weight[1], net.first.bias[1], net.second.weight[:, 1] = 0.0, 0.0, 0.0
+    cut = cut_chain(nets[1])
+    regs[1], pieces = sliced(regs[1], cut)
+    slice_optimizer_(optimizers[1], pieces)
+    both()
+    for old, piece in cut.items():
+        name = next(name for name, p in nets[1].named_parameters() if p is old)
+        expected = nets[0].get_parameter(name).detach().flatten()[piece.positions]
+        torch.testing.assert_close(piece.parameter.detach(), expected, rtol=1e-6, atol=0)
+
+
 def test_what_nobody_reads_any_more_stays_with_its_groups():
     net = chain()
     after, pieces = sliced(penalty(net), cut_chain(net))
