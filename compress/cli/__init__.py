@@ -71,6 +71,7 @@ COMMANDS: dict[str, Command] = {
         "Train the compact network of a run on.",
         (
             "compress finetune runs/half --epochs 5 --learning-rate 0.001",
+            "compress finetune runs/dense --penalty l0 --strength 0.1 --rounds 3 --out runs/small",
             "compress finetune runs/half --out runs/half-tuned --set schedule.lr_schedule=cosine",
             "compress finetune runs/half --set distill.teacher=dense --set average.decay=0.999",
             "compress finetune runs/half --out runs/half-tuned --resume",

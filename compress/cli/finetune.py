@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from compress.train.config import Config
+    from compress.train.rundir import Run
 
 SUFFIX = "-finetuned"
 """Where the new run lies, unless ``--out`` says so: beside the old one."""
@@ -32,6 +36,9 @@ def finetune(
     ] = None,
     penalty: Annotated[str | None, typer.Option(help="l0, l1, group-lasso, ...; none by default.")] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of the penalty.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Times to do so, each on what the last one left; earlier ones in OUT-round1, ...")
+    ] = 1,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     settings: Annotated[
@@ -43,52 +50,86 @@ def finetune(
     Channels that have left do not come back. The new run directory is one like RUN's; inspect, export, prune and
     finetune take it. Ctrl-C stops cleanly; --resume continues.
     """
+    import sys
+
     from rich.console import Console
 
-    from compress.cli.tables import summary_table
-    from compress.train.config import NO_PENALTY, SHAPES
+    from compress.cli.tables import rounds_table, summary_table
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
-    from compress.train.recipe import resolve
-    from compress.train.rundir import CONFIG, Origin, open_run, saved_recipe
-    from compress.train.session import train
+    from compress.train.rundir import SUMMARY, check_new, open_run
     from compress.train.world import is_main
 
-    opened = open_run(run)
     directory = out or run.resolve().with_name(run.resolve().name + SUFFIX)
-    fresh: dict[str, object] = {"penalty.name": NO_PENALTY, "run.dense_baseline": False}
-    given = {
+    given: dict[str, object] = {
         "schedule.epochs": epochs,
         "optimizer.lr": learning_rate,
         "penalty.name": penalty,
         "penalty.strength": strength,
         "run.device": device,
     }
-    flags = ({} if resume else fresh) | {key: value for key, value in given.items() if value is not None}
-    recipe = saved_recipe(directory) if resume else run / CONFIG
-    # RUN's size was met, and its penalty's shape is its own: neither is meant for another penalty
-    without = () if resume else ("penalty.budget", *(f"penalty.{key}" for key in SHAPES))
-    config = resolve(recipe, {**flags, "run.out": directory}, settings or (), without=without)
-    check_same_images(opened.config, config)
-    before = opened.summary["accuracy"]
-    origin = Origin("finetune", opened, {"finetune": {"accuracy_before": {k: v["compact"] for k, v in before.items()}}})
+    flags = {key: value for key, value in given.items() if value is not None}
+    earlier = [directory.with_name(f"{directory.name}-round{number}") for number in range(1, rounds)]
+    targets = [*earlier, directory]
+    if not resume:
+        open_run(run)
+        for target in targets:
+            check_new(target)
+    before = None
+    summaries = []
     console = Console(quiet=not is_main())
-    try:
-        summary = train(config, resume=resume, console=console, origin=origin)
-    except Interrupted as stop:
-        line = shlex.join(["compress", "finetune", str(run), "--out", str(directory), "--resume"])
-        if is_main():
-            typer.echo(f"stopped; to continue: {line}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from stop
+    for source, target in itertools.pairwise([run, *targets]):
+        opened = open_run(source)
+        before = before or opened.summary
+        if target in earlier and (target / SUMMARY).is_file():
+            summaries.append(open_run(target).summary)
+            continue
+        if rounds > 1:
+            console.print(
+                f"round {len(summaries) + 1} of {rounds}: {source} -> {target}", highlight=False, soft_wrap=True
+            )
+        going_on = resume and (rounds == 1 or target.exists())
+        try:
+            summaries.append(_round(opened, target, flags, settings or [], resume=going_on, console=console))
+        except Interrupted as stop:
+            line = ["finetune", str(run), "--out", str(directory), "--resume"]
+            if rounds > 1:  # rounds to come need the options too
+                line = [*sys.argv[1:], *(() if resume else ("--resume",))]
+            if is_main():
+                typer.echo(f"stopped; to continue: {shlex.join(['compress', *line])}", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from stop
     if not is_main():
         return
-    console.print(summary_table(summary))
-    for split, now in summary["accuracy"].items():
+    assert before is not None
+    console.print(summary_table(summaries[-1]))
+    if rounds > 1:
+        console.print(rounds_table([before, *summaries]))
+    for split, now in summaries[-1]["accuracy"].items():
         if now["compact"] is not None:
-            told = f"{split} accuracy: {before[split]['compact']:.2%} before, {now['compact']:.2%} now"
+            told = f"{split} accuracy: {before['accuracy'][split]['compact']:.2%} before, {now['compact']:.2%} now"
             console.print(told, highlight=False, soft_wrap=True)
     quoted = shlex.quote(str(directory))
     typer.echo(f"\nrun directory: {quoted}\nnext:\n  compress inspect {quoted}")
     typer.echo(f"  compress export {quoted} --onnx model.onnx")
+
+
+def _round(
+    opened: Run, directory: Path, flags: dict[str, object], settings: list[str], *, resume: bool, console: Console
+) -> dict[str, Any]:
+    """Train one run's compact network on, into a directory; its summary."""
+    from compress.train.config import NO_PENALTY, SHAPES
+    from compress.train.recipe import resolve
+    from compress.train.rundir import CONFIG, Origin, saved_recipe
+    from compress.train.session import train
+
+    fresh: dict[str, object] = {"penalty.name": NO_PENALTY, "run.dense_baseline": False}
+    recipe = saved_recipe(directory) if resume else opened.path / CONFIG
+    # the old run's size was met, and its penalty's shape is its own: neither is meant for another penalty
+    without = () if resume else ("penalty.budget", *(f"penalty.{key}" for key in SHAPES))
+    config = resolve(recipe, {**({} if resume else fresh), **flags, "run.out": directory}, settings, without=without)
+    check_same_images(opened.config, config)
+    before = {split: accuracy["compact"] for split, accuracy in opened.summary["accuracy"].items()}
+    origin = Origin("finetune", opened, {"finetune": {"accuracy_before": before}})
+    return train(config, resume=resume, console=console, origin=origin)
 
 
 def check_same_images(before: Config, now: Config) -> None:

@@ -30,6 +30,18 @@ def summary_table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def rounds_table(summaries: list[dict[str, Any]]) -> Table:
+    """The compact networks of a run and of the rounds after it, one row each, from their ``summary.json``."""
+    table = Table(title="rounds", box=box.SIMPLE_HEAD)
+    for heading in ("", "test", "validation", "parameters", "MACs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for number, summary in enumerate(summaries):
+        accuracy = (_percent(summary["accuracy"][split]["compact"]) for split in ("test", "validation"))
+        sizes = (f"{summary[key]['compact']:,}" for key in ("parameters", "macs"))
+        table.add_row(f"round {number}" if number else "before", *accuracy, *sizes)
+    return table
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 

@@ -1,5 +1,8 @@
+import itertools
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from compress.pruning import Target
 from compress.pruning.run import Task, prune_run
 from compress.train.checkpoint import load_checkpoint
+from compress.train.interrupt import StopRequest
 from compress.train.recipe import resolve
 from compress.train.rundir import open_run
 from compress.train.session import train
@@ -71,6 +75,64 @@ def test_a_penalty_takes_more_channels_away(compress_command: Callable, pruned: 
     images = after.validation_batch(8)
     with torch.no_grad():
         assert torch.allclose(after.model()(images), after.dense_model()(images), rtol=0, atol=1e-5)
+
+
+ROUNDS = ("--penalty", "group-lasso", "--strength", "0.01", "--epochs", 2, "--rounds", 2)
+HALF = ("--set", "penalty.budget.target=0.7", "--set", "penalty.warmup_epochs=0")
+
+
+def test_each_round_trains_what_the_last_one_left(compress_command: Callable, pruned: Path, tmp_path: Path):
+    """A budget below 1 is a share of the network of its own round."""
+    out, first = tmp_path / "small", tmp_path / "small-round1"
+    outcome = compress_command("finetune", pruned, "--out", out, *ROUNDS, *HALF)
+    assert (outcome.code, outcome.err) == (0, "")
+    runs = [open_run(path) for path in (pruned, first, out)]
+    macs = [run.summary["macs"]["compact"] for run in runs]
+    for before, after, run in zip(macs, macs[1:], runs[1:], strict=False):
+        budget = run.summary["budget"]
+        assert (budget["given"], budget["reached"]) == (before, after)
+        assert budget["target"] == pytest.approx(0.7 * before)
+        assert after < 0.8 * before  # channels are whole, and the network is tiny
+    assert [run.summary["origin"]["run"] for run in runs[1:]] == [str(pruned), str(first)]
+    assert f"round 2 of 2: {first} -> {out}" in outcome.out
+    assert re.search(rf"round 2 .* {macs[2]:,}\s*\n", outcome.out)
+    was, now = (run.summary["accuracy"]["test"]["compact"] for run in (runs[0], runs[2]))
+    assert f"test accuracy: {was:.2%} before, {now:.2%} now" in outcome.out
+    images = runs[2].validation_batch(8)
+    with torch.no_grad():
+        assert torch.allclose(runs[2].model()(images), runs[2].dense_model()(images), rtol=0, atol=1e-5)
+
+
+def test_rounds_go_on_where_they_were_stopped(
+    compress_command: Callable, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert compress_command("finetune", pruned, "--out", whole, *ROUNDS, *HALF).code == 0
+    steps = 2 * 6  # of the first round
+    asked = itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "__bool__", lambda _: next(asked) == steps + 3)
+        stopped = compress_command("finetune", pruned, "--out", parts, *ROUNDS, *HALF)
+    assert stopped.code == 130
+    assert (tmp_path / "parts-round1" / "summary.json").exists()
+    assert not (parts / "summary.json").exists()
+    told = stopped.err.rstrip().rpartition("stopped; to continue: compress ")[2]
+    resumed = compress_command(*shlex.split(told))
+    assert (resumed.code, resumed.err) == (0, "")
+    ours, theirs = (load_file(path / "model.safetensors") for path in (parts, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_rounds_are_refused_before_the_first_where_the_last_has_no_room(
+    compress_command: Callable, pruned: Path, tmp_path: Path
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    outcome = compress_command("finetune", pruned, "--out", tmp_path / "out", *ROUNDS)
+    assert outcome.code == 2
+    assert "is not empty" in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_new_run_lies_beside_the_old_one(compress_command: Callable, pruned: Path):
