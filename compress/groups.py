@@ -42,9 +42,9 @@ _CONVOLUTIONS = (
 _LAYERS = (*_CONVOLUTIONS, nn.Linear)
 
 
-def without_underflow(weights: Tensor) -> Tensor:
-    """In float32 where they are float16, whose squares vanish below 2e-4."""
-    return weights.float() if weights.dtype == torch.float16 else weights
+def at_least_single(weights: Tensor) -> Tensor:
+    """In float32 where they have less: squares vanish in float16 below 2e-4, and steps overflow above 7e4."""
+    return weights.to(torch.promote_types(weights.dtype, torch.float32))
 
 
 class GroupSlice:
@@ -136,7 +136,7 @@ class Groups:
 
     def squared_norms(self) -> Tensor:
         """``||w_g||_2^2`` of every group, ``[count]``."""
-        return self.gather(lambda part: without_underflow(part.parameter.detach()).square())
+        return self.gather(lambda part: at_least_single(part.parameter.detach()).square())
 
     def sizes(self) -> Tensor:
         """Number of weights in every group, float ``[count]``."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.groups import Groups, GroupSlice, without_underflow
+from compress.groups import Groups, GroupSlice, at_least_single
 from compress.optim.metric import Step
 
 BLOCK = 1 << 20
@@ -60,8 +60,8 @@ class Block:
 
     @property
     def precise(self) -> Tensor:
-        """The same, to compute with: in float32 where squares would vanish."""
-        return without_underflow(self.weights)
+        """The same, to compute with: in float32 or better."""
+        return at_least_single(self.weights)
 
     @functools.cached_property
     def groups(self) -> Tensor:

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from compress.groups import Groups
+from compress.groups import Groups, at_least_single
 from compress.optim.blocks import Layout, Passes
 from compress.optim.metric import Step
 from compress.optim.proximal import weighted_squares
@@ -33,4 +33,5 @@ def importance(groups: Groups, weights: Tensor, steps: list[Step]) -> Tensor:
 
 
 def _worth(w: Tensor, step: Step) -> Tensor:
+    w = at_least_single(w)
     return w.square() * step.denominator(lambda tensor: tensor, torch.empty_like(w)) / step.rate

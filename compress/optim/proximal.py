@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from compress.groups import Groups, GroupSlice
+from compress.groups import Groups, GroupSlice, at_least_single
 from compress.optim.blocks import Block, Layout, Passes
 from compress.optim.metric import Step
 from compress.penalties import L0, L1, GroupLasso, LayerwisePenalty, Penalty, SeparablePenalty
@@ -47,16 +47,22 @@ def prox_weights_(groups: Groups, penalty: Penalty, steps: list[Step]) -> None:
                 continue
             rows = Groups(len(parameter), (GroupSlice(name, parameter, 0, torch.arange(len(parameter)), layer=True),))
             for block in Layout(rows).blocks:
-                w = block.weights
-                w.copy_(part.prox(w.abs(), step.eta(block.cut, block.buffers[0])).copysign(w))
+                block.weights.copy_(_shrunk(part, block, step))
 
 
 def _prox_layer_(w: Tensor, part: LayerwisePenalty, step: Step) -> None:
     """All weights of a layer are one vector, with one step."""
-    squares = w.square()
-    quotients = _over(squares * step.denominator(lambda tensor: tensor, torch.empty_like(w)), step.rate)
+    v = at_least_single(w)
+    squares = v.square()
+    quotients = _over(squares * step.denominator(lambda tensor: tensor, torch.empty_like(v)), step.rate)
     own = _one_step(part, squares, quotients)
-    w.copy_(part.prox(w.abs().flatten(), own).reshape(w.shape).copysign(w))
+    w.copy_(part.prox(v.abs().flatten(), own).reshape(w.shape).copysign(v))
+
+
+def _shrunk(part: SeparablePenalty, block: Block, step: Step) -> Tensor:
+    """The scalar operator on every weight of a block."""
+    w = block.precise
+    return part.prox(w.abs(), step.eta(block.cut, block.buffers[0])).copysign(w)
 
 
 def prox_groups_(layout: Layout, penalty: Penalty, weights: Tensor, steps: list[Step]) -> None:
@@ -110,8 +116,7 @@ def _prox_members_(passes: Passes, penalty: SeparablePenalty) -> None:
     inside = passes.layout.index < passes.groups.count
     for block in passes.layout.blocks:
         w = block.weights
-        shrunk = penalty.prox(w.abs(), passes.step(block).eta(block.cut, block.buffers[0])).copysign(w)
-        w.copy_(torch.where(passes.at(block, inside), shrunk, w))
+        w.copy_(torch.where(passes.at(block, inside), _shrunk(penalty, block, passes.step(block)), w))
 
 
 def _common_rate(steps: list[Step]) -> float | None:

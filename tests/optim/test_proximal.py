@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.groups import Groups, GroupSlice
 from compress.optim.blocks import Layout
+from compress.optim.importance import importance
 from compress.optim.metric import Step
 from compress.optim.proximal import prox_groups_, prox_weights_
 from compress.penalties import (
@@ -20,6 +21,7 @@ from compress.penalties import (
     L1,
     MCP,
     PENALTIES,
+    SCAD,
     GroupLasso,
     Hoyer,
     L1OverL2,
@@ -514,3 +516,32 @@ def test_small_weights_in_float16_do_not_vanish(step: Eta) -> None:
     with torch.no_grad():
         prox_groups_(Layout(groups), L0(1e-12), torch.ones(2), [step_of(step)])
     assert groups.dead().tolist() == [False, False]
+
+
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_single_weights_in_half_precision_lose_it_only_when_they_are_written(
+    cls: type[Penalty], dtype: torch.dtype
+) -> None:
+    """A step of 1e5 for what has had no gradient, times a strength of 1e-8: float16 holds neither."""
+    start = (10 ** (4 * torch.rand(20, 6, generator=torch.Generator().manual_seed(0)) - 4)).to(dtype)
+    square = torch.where(torch.arange(6) < 5, 1e-4, 0.0).expand(20, 6).to(dtype)
+    found = []
+    for precision in (dtype, torch.float64):
+        w = nn.Parameter(start.to(precision, copy=True))
+        with torch.no_grad():
+            step = Step(1e-3, square.to(precision), None, 1e-8)
+            prox_weights_(Groups(120, weights=(("w", w),)), cls(1e-8), [step])
+        found.append(w.detach().to(dtype))
+    torch.testing.assert_close(*found, rtol=float(torch.finfo(dtype).eps), atol=0)
+    assert 0 < int((found[1] == 0).sum()) < 20 or issubclass(cls, MCP | SCAD | LayerwisePenalty)
+
+
+def test_importance_of_small_weights_in_float16_is_that_in_float64() -> None:
+    start = torch.logspace(-4, 0, 5)
+    worth = []
+    for dtype in (torch.float16, torch.float64):
+        w = nn.Parameter(start.half().to(dtype))
+        with torch.no_grad():
+            worth.append(importance(Groups(5, weights=(("w", w),)), torch.ones(()), [step_of(0.5)]))
+    torch.testing.assert_close(*worth, rtol=1e-6, atol=0)
