@@ -100,7 +100,7 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def steps(optimizer: torch.optim.Optimizer, parameters: list[tuple[str, nn.Parameter]]) -> list[Step]:
-    """The step of each parameter, in the given order.
+    """The step of each parameter, in the given order; 0 for what is frozen out of training (``requires_grad``).
 
     Raises:
         ConfigError: the optimiser's type has no metric, or it does not train one of the parameters.
@@ -121,5 +121,6 @@ def steps(optimizer: torch.optim.Optimizer, parameters: list[tuple[str, nn.Param
                 f"the penalty acts on {name}, which the optimiser does not train; "
                 "give the optimiser all parameters of the groups, or leave this part of the model out."
             )
-        found.append(metric(of_parameter[id(parameter)], inner.state.get(parameter, {})))
+        group, state = of_parameter[id(parameter)], inner.state.get(parameter, {})
+        found.append(metric(group, state) if parameter.requires_grad else Step(0.0))
     return found

@@ -145,6 +145,9 @@ class Regularizer:
         Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification:
         at momentum 0.9 gradients weigh ten times as much in the long run, so that a strength acts like a tenth of it.
 
+        Weights that are frozen out of training (``requires_grad``) stay as they are, and so no group dies that holds
+        one which is not zero.
+
         Raises:
             ConfigError: the optimiser's type has no metric, or it does not train a parameter of the groups.
         """
@@ -163,6 +166,9 @@ class Regularizer:
     @torch.no_grad()
     def add_subgradient_(self) -> None:
         """Add the penalty's subgradient to the gradients; call it between ``backward()`` and ``optimizer.step()``.
+
+        Call it once for each step: after the last ``backward()`` where gradients are accumulated, and after
+        ``scaler.unscale_(optimizer)`` where a gradient scaler has enlarged them.
 
         It passes through the optimiser's momentum and scaling, as in network slimming, and makes no weight exactly 0.
         After ``freeze_()`` it adds nothing.

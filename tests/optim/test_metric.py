@@ -111,6 +111,17 @@ def test_before_the_first_step_the_step_is_zero(optimizer_class: type[torch.opti
     assert steps(optimizer_class([weight], lr=LR), [("w", weight)]) == [Step(0.0)]  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("optimizer_class", METRICS)
+def test_what_is_frozen_out_of_training_has_no_step(optimizer_class: type[torch.optim.Optimizer]) -> None:
+    """Neither from the start on nor later, when there is a state."""
+    frozen, later = nn.Parameter(torch.ones(2), requires_grad=False), nn.Parameter(torch.ones(2))
+    optimizer = optimizer_class([frozen, later], lr=LR)  # type: ignore[call-arg]
+    later.grad = torch.ones(2)
+    optimizer.step()
+    later.requires_grad_(False)
+    assert steps(optimizer, [("frozen", frozen), ("later", later)]) == [Step(0.0), Step(0.0)]
+
+
 def test_each_parameter_has_the_rate_of_its_group_and_follows_the_schedule() -> None:
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([{"params": [a], "lr": 0.5}, {"params": [b]}], lr=0.25)

@@ -228,6 +228,19 @@ def test_a_parameter_that_is_not_trained_is_refused(net: Net) -> None:
     assert all(torch.equal(p, was) for p, was in zip(net.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+def test_weights_that_are_frozen_out_of_training_stay_as_they_are(
+    net: Net, optimizer_name: str, granularity: str
+) -> None:
+    frozen = [*net.inner.parameters(), *net.inner_norm.parameters()]
+    before = [p.requires_grad_(False).clone() for p in frozen]
+    optimizer, reg = OPTIMIZERS[optimizer_name](net), regularizer(net, "group-lasso", granularity, 10.0)
+    train(net, reg, optimizer, 2)
+    assert all(torch.equal(p, was) for p, was in zip(frozen, before, strict=True))
+    assert reg.dead_share() > 0
+
+
 # --- value and subgradient ------------------------------------------------------------------------------------------
 
 
