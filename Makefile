@@ -9,7 +9,7 @@ export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg \
-        plots overhead throughput surgery-speed penalties-mnist lenet5-mnist-weights
+        plots overhead throughput compact-every surgery-speed penalties-mnist lenet5-mnist-weights
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -69,6 +69,11 @@ throughput: setup ## training beside a plain loop, an hour; needs a quiet machin
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/throughput.py speed --data-dir $(DATA) --cifar-dir $(RUNS)/cifar10-jpeg \
 	    --scratch $(RUNS)/throughput --markdown docs/results/throughput.md
+
+compact-every: setup ## VGG-16 on CIFAR-10 (JPEG) with and without compaction in training, half an hour; writes docs/results/
+	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
+	$(BIN)/python experiments/compact_every.py --cifar-dir $(RUNS)/cifar10-jpeg --scratch $(RUNS)/compact-every \
+	    --markdown docs/results/compact-every.md
 
 surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet machine; writes docs/results/
 	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md

@@ -1,102 +1,113 @@
-"""What compactions during training save: seconds an epoch with and without, side by side.
+"""What ``--compact-every`` saves: VGG-16 on CIFAR-10 (JPEG), with and without, an epoch each in turns.
 
-    python experiments/compact_every.py --out runs/compact-every
+    python experiments/compact_every.py --cifar-dir DIR --markdown docs/results/compact-every.md
 
-VGG-11 on digits, 32x32, half of each layer's filters zero from the start; ``compress train`` with ``--compact-every 0``
-and ``--compact-every 1``, one after the other. The figures are those of the runs' own logs.
+Both trainings have the same recipe and the same seed, but for ``penalty.compact_every = 1`` in the one: then channels
+that died in an epoch leave after it. They take turns, so that a machine that becomes busier slows both. Seconds are
+those of training alone; those of a compaction itself are in "all seconds". "Groups left" are those that are not zero.
+The accuracy is that on the test images, read once, at the end; no choice depends on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import statistics
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+from epochs import EpochByEpoch
+from page import Page, about, environment
 
-from compress.models.vgg import VGG, vgg11
+from compress.train.recipe import resolve
 
-COMPRESS = Path(sys.executable).parent / "compress"
-"""The console script of this very environment."""
+HEADINGS = ("epoch", "groups left", "s, without", "s, with", "with / without", "all s, without", "all s, with")
 
-EVERY = (0, 1)
-"""Without compactions, and with one after each epoch."""
-
-
-def half_dead_vgg11(num_classes: int, in_channels: int, image_size: int) -> VGG:
-    """VGG-11 in which every second filter is zero, with its BatchNorm: it stays so, since no gradient reaches it."""
-    model = vgg11(num_classes=num_classes, in_channels=in_channels, image_size=image_size)
-    for module in model.features:
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-            for parameter in module.parameters():
-                parameter.detach()[::2] = 0.0
-    return model
-
-
-def main() -> None:
-    """Run both trainings and print the table."""
-    options = _options()
-    logs = {every: _train(options, every) for every in EVERY}
-    Console().print(_table(logs))
-    without, with_ = (_typical_s(log) for log in logs.values())
-    print(f"median of epochs 2 to {options.epochs}: {without:.2f} s without, {with_:.2f} s with compaction")
-    print(f"an epoch takes {with_ / without:.2f} of the time; {_compactions(logs[1])}")
+RECIPE: dict[str, object] = {
+    "model.name": "vgg16",
+    "data.name": "folder",
+    "data.validation_share": 0.1,
+    "data.augment.pad": 4,
+    "data.augment.flip": True,
+    "penalty.name": "group-lasso",
+    "penalty.granularity": "coupled",
+    "optimizer.name": "adam",
+    "optimizer.lr": 0.001,
+    "schedule.batch_size": 64,
+    "run.seed": 0,
+    "run.device": "cpu",
+}
 
 
-def _train(options: argparse.Namespace, every: int) -> list[dict[str, Any]]:
-    """Train with one setting; the lines of its log."""
-    out = options.out / f"every-{every}"
-    command = [
-        str(COMPRESS), "train", "--model", f"{__file__}:{half_dead_vgg11.__name__}", "--dataset", "digits",
-        "--image-size", "32", "--limit", str(options.limit), "--penalty", "l0", "--strength", "0",
-        "--epochs", str(options.epochs), "--compact-every", str(every), "--device", options.device,
-        "--set", "data.augment.pad=2", "--set", "run.threads=1", "--out", str(out),
-    ]  # fmt: skip
-    print("$", shlex.join(["compress", *command[1:]]), flush=True)
-    subprocess.run(command, check=True)
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+class Timed:
+    """One of the two trainings, with the clock of all that it does."""
+
+    def __init__(self, settings: dict[str, object], scratch: Path) -> None:
+        self.training = EpochByEpoch(resolve(flags={**RECIPE, **settings}), scratch)
+        self.seconds = self.all_seconds = 0.0
+
+    def epoch(self) -> dict[str, Any]:
+        """Train one; its line of the log."""
+        begin = time.perf_counter()
+        record = self.training.epoch()
+        self.all_seconds += time.perf_counter() - begin
+        self.seconds += record["seconds"]
+        return record
 
 
-def _table(logs: dict[int, list[dict[str, Any]]]) -> Table:
-    table = Table(title="seconds an epoch", box=box.SIMPLE_HEAD)
-    for name in ("epoch", "without", "with", "loss without", "loss with"):
-        table.add_column(name, justify="right")
-    for lines in zip(*logs.values(), strict=True):
-        seconds = [f"{line['seconds']:.2f}" for line in lines]
-        table.add_row(str(lines[0]["epoch"]), *seconds, *(f"{line['loss']:.6f}" for line in lines))
-    return table
-
-
-def _typical_s(log: list[dict[str, Any]]) -> float:
-    """Median over the epochs after the first compaction."""
-    return statistics.median(line["seconds"] for line in log[1:])
-
-
-def _compactions(log: list[dict[str, Any]]) -> str:
-    made = [line["compaction"] for line in log if line["compaction"]]
-    (before, after), (macs_before, macs_after) = made[0]["parameters"], made[0]["macs"]
-    idle_s = statistics.median(compaction["seconds"] for compaction in made[1:])
-    return (
-        f"parameters {before:,} -> {after:,}, MACs {macs_before:,} -> {macs_after:,}; "
-        f"the compaction that cut them took {made[0]['seconds']:.1f} s, one that finds nothing {idle_s:.1f} s"
+def rows(without: Timed, within: Timed, epochs: int) -> Iterator[tuple[str, ...]]:
+    """One row for each epoch, and one for all of them."""
+    for epoch in range(1, epochs + 1):
+        plain, compacted = without.epoch(), within.epoch()
+        seconds = plain["seconds"], compacted["seconds"]
+        left = f"{1 - compacted['dead_share']:.1%}"
+        yield (
+            str(epoch),
+            left,
+            *(f"{s:.1f}" for s in seconds),
+            f"{seconds[1] / seconds[0]:.2f}",
+            f"{without.all_seconds:.0f}",
+            f"{within.all_seconds:.0f}",
+        )
+    yield (
+        "all",
+        left,
+        f"{without.seconds:.0f}",
+        f"{within.seconds:.0f}",
+        f"{within.seconds / without.seconds:.2f}",
+        f"{without.all_seconds:.0f}",
+        f"{within.all_seconds:.0f}",
     )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for both runs")
-    parser.add_argument("--epochs", type=int, default=4, help="three or more")
-    parser.add_argument("--limit", type=int, default=400, help="training images")
-    parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar-dir", type=Path, default=Path("runs/cifar10-jpeg"), help="holds train/ and test/")
+    parser.add_argument("--scratch", type=Path, default=Path("runs/compact-every"), help="for the run directories")
+    parser.add_argument("--limit", type=int, default=3000, help="images, a tenth of them for validation")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--strength", type=float, default=1e-3)
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
+    arguments = parser.parse_args()
+    common = {
+        "data.dir": arguments.cifar_dir,
+        "data.limit": arguments.limit,
+        "schedule.epochs": arguments.epochs,
+        "penalty.strength": arguments.strength,
+    }
+    without, within = (Timed({**common, "penalty.compact_every": every}, arguments.scratch) for every in (0, 1))
+    command = f"python experiments/compact_every.py --limit {arguments.limit} --epochs {arguments.epochs}"
+    page = Page(
+        "Compaction while training",
+        f"{command} --strength {arguments.strength:g}",
+        about(__doc__),
+        f"{arguments.limit} images, batches of {RECIPE['schedule.batch_size']}; {environment()}",
+    )
+    page.table(HEADINGS, rows(without, within, arguments.epochs), "Seconds an epoch")
+    scores = [(name, f"{each.training.accuracy():.2%}") for name, each in (("without", without), ("with", within))]
+    page.table(("compaction", "test accuracy"), scores, "Accuracy")
+    page.save(arguments.markdown)
 
 
 if __name__ == "__main__":

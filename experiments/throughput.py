@@ -1,6 +1,6 @@
 """Images a second in training: this package's loop beside a plain one, on the same machine in the same minutes.
 
-    python experiments/throughput.py speed --markdown docs/results/throughput.md     # an hour; --quick: two minutes
+    python experiments/throughput.py speed --markdown docs/results/throughput.md     # all images: an hour; --images 6000
     python experiments/throughput.py accuracy --markdown docs/results/throughput-accuracy.md
     python experiments/throughput.py layouts --markdown docs/results/channels-last.md
 
@@ -21,13 +21,10 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -36,33 +33,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from epochs import EpochByEpoch
 from page import Page, about, environment
-from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
-from compress.data import Data
 from compress.data.stratified import complement, stratified_choice
 from compress.models import MODELS, build
 from compress.torchvision_compat import torchvision
 from compress.train.allocator import keep_freed_memory
 from compress.train.config import Config
-from compress.train.evaluate import EVALUATION_BATCH, evaluate, inference
+from compress.train.evaluate import EVALUATION_BATCH, inference
 from compress.train.execution import Execution
-from compress.train.inputs import Inputs
-from compress.train.interrupt import Interrupted
-from compress.train.learner import build_learner
-from compress.train.loop import Trainer
-from compress.train.progress import ProgressView
 from compress.train.recipe import resolve
-from compress.train.rundir import METRICS, START, load_data
-from compress.train.session import build_model, seed_everything
+from compress.train.session import seed_everything
 
 CPU = torch.device("cpu")
 MOMENTUM = 0.9
 VALIDATION_SHARE = 0.1
-QUICK_IMAGES = 1000
 OURS = "compress train"
 WORKERS = (2, 0)
 """Of the plain loop; the better one counts."""
@@ -137,37 +126,17 @@ class Facts:
     start_seconds: float
 
 
-class Ours:
-    """The loop of ``compress train``, an epoch at a time."""
+class Ours(EpochByEpoch):
+    """The loop of ``compress train``."""
 
     def __init__(self, case: Case, folders: Folders, *, epochs: int, limit: int | None, seed: int) -> None:
-        begin = time.perf_counter()
-        keep_freed_memory()
-        config = recipe(case, folders, epochs=epochs, limit=limit, seed=seed)
-        directory = Path(tempfile.mkdtemp(dir=folders.scratch))
-        self.data: Data = load_data(config.data, seed)
-        self.inputs = Inputs(self.data, config.data.augment, seed=seed, device=CPU)
-        seed_everything(seed)
-        model = build_model(config, self.data, saved=directory / START)
-        learner = build_learner(config, model, torch.zeros(1, *self.data.image_shape))
-        seed_everything(seed)
-        self.trainer = Trainer(learner, self.data, self.inputs, config, directory)
-        self._log = directory / METRICS
-        self._view = ProgressView(Console(quiet=True), case.model, epochs=epochs, steps_per_epoch=1)
-        self.facts = Facts(len(self.data.train), self.data.mean, self.data.std, time.perf_counter() - begin)
+        super().__init__(recipe(case, folders, epochs=epochs, limit=limit, seed=seed), folders.scratch)
+        data = self.data
+        self.facts = Facts(len(data.train), data.mean, data.std, self.start_seconds)
 
-    def epoch(self) -> float:
-        """Train one; seconds."""
-        before = self.trainer.position.epoch
-        with suppress(Interrupted):
-            self.trainer.fit(self._view, lambda: self.trainer.position.epoch > before)
-        return float(json.loads(self._log.read_text().splitlines()[-1])["seconds"])
-
-    def accuracy(self) -> float:
-        """On the test images."""
-        test = self.data.load_test()
-        assert test is not None
-        return evaluate(self.trainer.learner.model, test, self.inputs).accuracy
+    def seconds(self) -> float:
+        """Train an epoch; how long it took."""
+        return float(self.epoch()["seconds"])
 
 
 class Plain:
@@ -202,8 +171,8 @@ class Plain:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=case.lr, momentum=MOMENTUM)
         self.facts = replace(like, start_seconds=time.perf_counter() - begin)
 
-    def epoch(self) -> float:
-        """Train one; seconds."""
+    def seconds(self) -> float:
+        """Train an epoch; how long it took."""
         begin = time.perf_counter()
         self.model.train()
         total = 0.0
@@ -234,8 +203,8 @@ class Apart:
         self._process.start()
         self.facts: Facts = self._connection.recv()
 
-    def epoch(self) -> float:
-        """Train one; seconds."""
+    def seconds(self) -> float:
+        """Train an epoch; how long it took."""
         self._connection.send(True)
         return float(self._connection.recv())
 
@@ -250,7 +219,7 @@ def serve(connection: Connection, make: Callable[[], Ours | Plain]) -> None:
     loop = make()
     connection.send(loop.facts)
     while connection.recv():
-        connection.send(loop.epoch())
+        connection.send(loop.seconds())
 
 
 def recipe(case: Case, folders: Folders, *, epochs: int, limit: int | None, seed: int) -> Config:
@@ -314,11 +283,11 @@ def speeds(case: Case, folders: Folders, *, rounds: int, limit: int | None) -> I
         make = partial(Plain, case, folders, workers=workers, like=ours.facts, limit=limit, seed=0)
         loops[f"plain, num_workers={workers}"] = Apart(make)
     for loop in loops.values():
-        loop.epoch()  # memory is allocated, worker processes have started
+        loop.seconds()  # memory is allocated, worker processes have started
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(rounds):
         for name, loop in loops.items():
-            rates[name].append(ours.facts.images / loop.epoch())
+            rates[name].append(ours.facts.images / loop.seconds())
     for loop in loops.values():
         loop.end()
     best = max(set(loops) - {OURS}, key=lambda name: statistics.median(rates[name]))
@@ -337,7 +306,7 @@ def accuracies(case: Case, folders: Folders, *, seeds: int, limit: int | None) -
         plain = Plain(case, folders, workers=WORKERS[0], like=ours.facts, limit=limit, seed=seed)
         for _ in range(case.epochs):
             ours.epoch()
-            plain.epoch()
+            plain.seconds()
         found.append((ours.accuracy(), plain.accuracy()))
         yield case.title, str(case.epochs), str(seed), *(f"{100 * share:.2f} %" for share in found[-1]), ""
     means = [100 * statistics.mean(side) for side in zip(*found, strict=True)]
@@ -396,25 +365,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of accuracy")
     parser.add_argument("--steps", type=int, default=11, help="of layouts")
     parser.add_argument("--batch-size", type=int, default=64, help="of layouts")
-    parser.add_argument("--quick", action="store_true", help="few images, one round: does it work?")
+    parser.add_argument("--images", type=int, help="a tenth of them for validation; by default all that there are")
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    page = Page(
-        "Images a second in training", f"python experiments/throughput.py {arguments.what}", about(__doc__),
-        environment(),
-    )  # fmt: skip
+    words = [arguments.what, *arguments.names, *(["--images", str(arguments.images)] if arguments.images else [])]
+    command = f"python experiments/throughput.py {' '.join(words)}"
+    page = Page("Images a second in training", command, about(__doc__), environment())
     folders = Folders(arguments.data_dir, arguments.cifar_dir, arguments.scratch)
     if arguments.what == "layouts":
         rows = layout_rows(arguments.names or list(MODELS), steps=arguments.steps, batch_size=arguments.batch_size)
         page.table(("network", "batch", "channels-first, ms a step", "channels-last", "times as fast"), rows)
     for name in (arguments.names or CASES) if arguments.what != "layouts" else ():
-        case, limit = CASES[name], QUICK_IMAGES if arguments.quick else None
+        case, limit = CASES[name], arguments.images
         if arguments.what == "speed":
-            rows = speeds(case, folders, rounds=1 if arguments.quick else arguments.rounds, limit=limit)
+            rows = speeds(case, folders, rounds=arguments.rounds, limit=limit)
             page.table(("training", "loop", "start, s", "images a second", "ours over the better"), rows)
         else:
-            rows = accuracies(case, folders, seeds=1 if arguments.quick else arguments.seeds, limit=limit)
+            rows = accuracies(case, folders, seeds=arguments.seeds, limit=limit)
             page.table(("training", "epochs", "seed", "compress train", "plain", "difference"), rows)
     page.save(arguments.markdown)
 
