@@ -1,6 +1,6 @@
 """Images a second in training: this package's loop beside a plain one, on the same machine in the same minutes.
 
-    python experiments/throughput.py speed --markdown docs/results/throughput.md     # all images: an hour; --images 6000
+    python experiments/throughput.py speed --markdown docs/results/throughput.md    # an hour; or --images 6000
     python experiments/throughput.py accuracy --markdown docs/results/throughput-accuracy.md
     python experiments/throughput.py layouts --markdown docs/results/channels-last.md
 
