@@ -33,6 +33,9 @@ CHECKS_PER_EPOCH = 10
 TOLERANCE = 0.01
 """How near the landing comes to the target, as a share of it, where whole channels allow; half of what is promised."""
 
+ROUNDING = 1e-9
+"""Relative: sums of costs in another order."""
+
 GAIN, STEEPEST, HELD, SLACK = 400.0, 1.0, 0.1, 0.02
 """How the logarithm of the strength follows the excess over the plan (the logarithm of the one over the other, as a
 share of that of the whole way): by ``GAIN`` times it over all checks together, by ``STEEPEST`` at most at one; down by
@@ -248,8 +251,9 @@ class Budget:
         worth = regularizer.importance(optimizer)
         try:
             stays = account.needed(account.goal, worth, dead, TOLERANCE * account.goal)
-        except UnreachableError:
-            stays = account.needed(account.goal, worth, dead)  # the nearest that whole channels allow
+        except UnreachableError as error:  # as near as whole channels come
+            nearest = abs(error.nearest - account.goal)
+            stays = account.needed(account.goal, worth, dead, nearest * (1 + ROUNDING))
         regularizer.zero_(~stays)
         self.landing = Landing(self._measure, account.goal, account.cost(~stays), account.given)
 

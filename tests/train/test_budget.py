@@ -1,5 +1,6 @@
 """Training to a size: within 2 % of the target, never below a floor, and the same after a stop."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 
 import compress
 from compress.errors import ConfigError
-from compress.train.budget import Budget, GroupAccount, NetworkAccount
+from compress.train.budget import TOLERANCE, Budget, GroupAccount, NetworkAccount
 from compress.train.config import BudgetSection
 from compress.train.recipe import changed_keys, resolve, to_toml
 from compress.train.session import train
@@ -129,6 +130,32 @@ def test_the_landing_always_comes_from_above(tiny, name: str, measure: str, targ
     )
     budget = train(config)["budget"]
     assert budget["reached"] == pytest.approx(budget["target"], rel=0.02)
+
+
+@pytest.mark.parametrize("target", [0.22, 0.27, 0.33, 0.36, 0.62])
+@pytest.mark.parametrize("measure", ["macs", "params"])
+def test_where_no_choice_of_channels_is_near_the_nearest_of_all_is_taken(tiny, measure: str, target: float) -> None:
+    """Of 3 and 5 channels each layer's most important stay: 15 ways, all looked at."""
+    config = tiny("penalty.name=l0", f"penalty.budget.measure={measure}", f"penalty.budget.target={target}")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10)),
+    )
+    reg = compress.Regularizer(model, "l0", "coupled", 1.0, example_inputs=(X,))
+    budget = Budget(model, reg, config, X)
+    worth, (first, second) = reg.importance(), reg.groups.layers()
+    costs = []
+    for m, n in itertools.product(range(3), range(5)):
+        dead = torch.zeros(8, dtype=torch.bool)
+        dead[first[worth[first].argsort()[:m]]] = True
+        dead[second[worth[second].argsort()[:n]]] = True
+        costs.append(budget._account.cost(dead))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    budget.land_(reg, optimizer)
+    assert budget.landing is not None
+    goal = budget.landing.target
+    assert abs(budget.landing.reached - goal) <= max(min(abs(cost - goal) for cost in costs), TOLERANCE * goal)
 
 
 @pytest.mark.parametrize(
