@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from compress.errors import ConfigError
 from compress.groups import Groups, GroupSlice, find_groups
-from compress.optim.regularizer import GROUP_WEIGHTS, LayerSparsity, layer_sparsity
+from compress.optim.regularizer import GROUP_WEIGHTS, LayerSparsity, check_group_weights, layer_sparsity
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
 """The stretch of the concrete distribution to (GAMMA, ZETA) before it is clamped, and its temperature: the paper's."""
@@ -75,11 +75,12 @@ class HardConcrete(nn.Module):
         open_at_start: float = 0.9,
     ):
         super().__init__()
-        _check(granularity, strength, group_weights, open_at_start)
+        _check(granularity, strength, open_at_start)
         self.model = model
         self.strength = strength
         self.group_weights = group_weights
         self.groups: Groups = find_groups(model, granularity, example_inputs)
+        check_group_weights(group_weights, self.groups, granularity)
         first = self.groups.slices[0].parameter
         start = math.log(open_at_start / (1 - open_at_start))
         self.log_alpha = nn.Parameter(torch.full((self.groups.count,), start, device=first.device))
@@ -173,13 +174,11 @@ class HardConcrete(nn.Module):
         return weights
 
 
-def _check(granularity: str, strength: float, group_weights: str, open_at_start: float) -> None:
+def _check(granularity: str, strength: float, open_at_start: float) -> None:
     if granularity == "weight":
         raise ConfigError("hard-concrete gates act on groups, got granularity 'weight'; use 'filter' or 'coupled'.")
     if not (math.isfinite(strength) and strength >= 0):
         raise ConfigError(f"hard-concrete strength: got {strength}, expected a finite number >= 0.")
-    if group_weights not in GROUP_WEIGHTS:
-        raise ConfigError(f"unknown group_weights {group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
     if not 0 < open_at_start < 1:
         raise ConfigError(f"open_at_start: got {open_at_start}, expected a probability above 0 and below 1.")
 

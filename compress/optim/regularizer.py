@@ -52,6 +52,17 @@ its mean; by the multiply-accumulates that leave with it over their mean over gr
 which makes the penalty what the user pays."""
 
 
+def check_group_weights(name: str, groups: Groups, granularity: str) -> None:
+    """Refuse group weights that are unknown, or that these groups don't have."""
+    if name not in GROUP_WEIGHTS:
+        raise ConfigError(f"unknown group_weights {name!r}; known: {', '.join(GROUP_WEIGHTS)}.")
+    if name == "macs" and (groups.macs is None or not bool((groups.macs > 0).any())):
+        raise ConfigError(
+            f'group_weights "macs" needs groups whose removal saves work, got granularity {granularity!r}; '
+            "use filter, channel, bn-scale or coupled."
+        )
+
+
 @dataclass(frozen=True)
 class LayerSparsity:
     """How many of a layer's groups are exactly zero."""
@@ -97,13 +108,7 @@ class Regularizer:
         self.granularity = granularity
         self.groups: Groups = find_groups(model, granularity, example_inputs)
         self.group_weights = group_weights or self.penalty.default_group_weights
-        if self.group_weights not in GROUP_WEIGHTS:
-            raise ConfigError(f"unknown group_weights {self.group_weights!r}; known: {', '.join(GROUP_WEIGHTS)}.")
-        if self.group_weights == "macs" and (self.groups.macs is None or not bool((self.groups.macs > 0).any())):
-            raise ConfigError(
-                f'group_weights "macs" needs groups whose removal saves work, got granularity {granularity!r}; '
-                "use filter, channel, bn-scale or coupled."
-            )
+        check_group_weights(self.group_weights, self.groups, granularity)
         self._factors: Tensor | None = None
         self._layout: Layout | None = None
         self._frozen: list[Tensor] | None = None
@@ -140,7 +145,8 @@ class Regularizer:
         """The proximal step that belongs to the optimiser's last step; call it right after ``optimizer.step()``.
 
         It does nothing where the optimiser has taken no step since the last call: while gradients are accumulated, or
-        where a gradient scaler has skipped a step whose gradients overflowed.
+        where a gradient scaler has skipped a step whose gradients overflowed. The first call for an optimiser takes the
+        step for granted.
 
         Its step is the optimiser's own (``lr``, or ``lr`` over the preconditioner), without momentum's amplification:
         at momentum 0.9 gradients weigh ten times as much in the long run, so that a strength acts like a tenth of it.

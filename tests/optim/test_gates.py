@@ -189,6 +189,7 @@ def test_gates_close_on_what_the_data_does_not_need() -> None:
         ("weight", {}, "act on groups"),
         ("coupled", {"strength": -1.0}, "strength: got -1.0"),
         ("coupled", {"group_weights": "mac"}, "unknown group_weights 'mac'"),
+        ("kernel", {"group_weights": "macs"}, "got granularity 'kernel'; use filter, channel"),
         ("coupled", {"open_at_start": 1.0}, "open_at_start: got 1.0"),
         ("filter", {}, "gates on 2.weight would do nothing"),
     ],
