@@ -45,6 +45,8 @@ def prox_weights_(groups: Groups, penalty: Penalty, steps: list[Step]) -> None:
             if isinstance(part, LayerwisePenalty):
                 _prox_layer_(parameter.detach(), part, step)
                 continue
+            if not parameter.numel():
+                continue
             rows = Groups(len(parameter), (GroupSlice(name, parameter, 0, torch.arange(len(parameter)), layer=True),))
             for block in Layout(rows).blocks:
                 block.weights.copy_(_shrunk(part, block, step))

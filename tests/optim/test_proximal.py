@@ -330,6 +330,15 @@ def test_a_layerwise_penalty_on_single_weights_sees_each_parameter(penalty: Pena
     torch.testing.assert_close(w.detach(), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("cls", PENALTIES.values(), ids=PENALTIES.keys())
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)], ids=str)
+def test_a_layer_without_weights_is_passed_over(cls: type[Penalty], shape: tuple[int, int]) -> None:
+    empty, w = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.full((2, 2), 1e-3))
+    with torch.no_grad():
+        prox_weights_(Groups(4, weights=(("empty", empty), ("w", w))), cls(10.0), [step_of(1.0)] * 2)
+    assert not bool(w.any())
+
+
 def test_both_parts_of_sparse_group_lasso_act_on_single_weights() -> None:
     w = nn.Parameter(torch.tensor([-1.0, 0.2, 0.5], dtype=torch.float64))
     with torch.no_grad():
