@@ -3,19 +3,18 @@
     python experiments/penalty_table.py --data-dir DIR --out runs/penalties --markdown docs/results/penalties-mnist.md
 
 LeNet-5 on MNIST, one seed. First each penalty is tried at every decade of strength, on few images (``SEARCH``); of
-those that cost no more than ``PRICE`` of accuracy on the *validation* split against no penalty at all, the strength
-that leaves the fewest groups is taken; if there is none, the smallest. Between it and the next decade the interval is
-halved three times, in the same way. Then the network is trained on more images (``FINAL``). "zeros" is the share of
-groups that are exactly zero at the end of training, as the proximal steps left them: nothing is thresholded. The test
-split is read once by each final run; no choice depends on it. What was done is kept in the folder; called again, it
-goes on.
+those that cost no more than ``PRICE`` of accuracy on the *validation* split against no penalty at all, the one that
+leaves the fewest groups is taken. Then the network is trained on more images (``FINAL``), first at half a decade above
+it, and then at a quarter of a decade less each time, until it costs no more than ``PRICE`` there, on the validation
+split again: that run is the row. "zeros" is the share of groups that are exactly zero at the end of training, as the
+proximal steps left them: nothing is thresholded. No choice depends on the test split. What was done is kept in the
+folder; called again, it goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ from compress.train.session import train
 
 GRANULARITIES = ("weight", "filter", "coupled")
 STRENGTHS = tuple(10.0**k for k in range(-6, 3))
-HALVINGS = 3
+QUARTERS = range(2, -8, -1)
+"""Above the decade that was found, in turn."""
 SEARCH = {"data.limit": 4000, "schedule.epochs": 3}
 FINAL = {"data.limit": 24000, "schedule.epochs": 3}
 PRICE = 0.01
@@ -86,36 +86,35 @@ class Study:
             return dict(json.loads(done.read_text(encoding="utf-8")))
         return train(resolve(flags=settings), resume=directory.exists())
 
+    def tried(self, penalty: str, granularity: str, strength: float, size: dict[str, int]) -> tuple[float, float]:
+        """Validation accuracy lost against no penalty, and the share of zeros.
+
+        All is lost where no filter is left, or where the loss is not finite.
+        """
+        free = self.run("none", "weight", 0.0, size)["accuracy"]["validation"]["masked"]
+        try:
+            summary = self.run(penalty, granularity, strength, size)
+        except CompressError:
+            return 1.0, 0.0
+        return free - summary["accuracy"]["validation"]["masked"], summary["dead_share"]
+
     def strength(self, penalty: str, granularity: str, advance: Callable[[], None]) -> float:
         """The strength that the validation split recommends."""
-        free = self.run("none", "weight", 0.0, SEARCH)["accuracy"]["validation"]["masked"]
         best, fewest = STRENGTHS[0], 0.0
-
-        def tried(strength: float) -> tuple[float, float]:
-            """Accuracy lost, and the share of zeros; all is lost where no filter is left or the loss is not finite."""
-            try:
-                summary = self.run(penalty, granularity, strength, SEARCH)
-            except CompressError:
-                return 1.0, 0.0
-            finally:
-                advance()
-            return free - summary["accuracy"]["validation"]["masked"], summary["dead_share"]
-
         for strength in STRENGTHS:
-            loss, zeros = tried(strength)
+            loss, zeros = self.tried(penalty, granularity, strength, SEARCH)
+            advance()
             if loss <= PRICE and zeros >= fewest:
                 best, fewest = strength, zeros
             if loss > 10 * PRICE:
                 break
-        above = 10 * best
-        for _ in range(HALVINGS):
-            middle = math.sqrt(best * above)
-            loss, zeros = tried(middle)
-            if loss <= PRICE and zeros >= fewest:
-                best, fewest = middle, zeros
-            else:
-                above = middle
-        return best
+        for quarter in QUARTERS:
+            strength = best * 10 ** (quarter / 4)
+            loss, _ = self.tried(penalty, granularity, strength, FINAL)
+            advance()
+            if loss <= PRICE:
+                break
+        return strength
 
 
 def rows(study: Study, penalties: list[str]) -> Iterator[tuple[str, ...]]:
@@ -125,7 +124,7 @@ def rows(study: Study, penalties: list[str]) -> Iterator[tuple[str, ...]]:
     with Progress() as bar:
         for penalty in penalties:
             for granularity in GRANULARITIES:
-                task = bar.add_task(f"{penalty} {granularity}", total=len(STRENGTHS) + HALVINGS + 1)
+                task = bar.add_task(f"{penalty} {granularity}", total=len(STRENGTHS) + len(QUARTERS))
                 strength = study.strength(penalty, granularity, lambda task=task: bar.advance(task))
                 found = study.run(penalty, granularity, strength, FINAL)
                 bar.update(task, visible=False)
