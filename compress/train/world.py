@@ -9,6 +9,7 @@ numbers: each process does it, and at the end of every epoch they compare. Only 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import tempfile
@@ -28,6 +29,12 @@ T = TypeVar("T")
 
 class DesynchronisedError(CompressError):
     """The processes no longer hold the same network."""
+
+
+def _disconnect() -> None:
+    """End the connection's threads before the interpreter ends, which aborts the process where one is left."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class World:
@@ -62,6 +69,7 @@ class World:
                 "Install it (pip install accelerate), or start one process."
             ) from None
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        atexit.register(_disconnect)
         return cls(state.process_index, state.num_processes)
 
     @contextmanager
