@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from compress.errors import CompressError
-from compress.graph import ChannelGraph, channel_graph
+from compress.graph import channel_graph
 from compress.surgery import CompactResult, compact
 from export import ExportError, to_onnx
 
@@ -90,12 +90,13 @@ def _examine(network: Network, row: Row, prefer: str | None, *, onnx: bool) -> N
         row.shapes = row.shapes[:1]
     row.params = [result.report.params_before, result.report.params_after]
     row.macs = [result.report.macs_before, result.report.macs_after]
-    count(row, graph, killed, result)
+    count(row, killed, result)
     row.errors["float32"] = compare(model, result.model, row.shapes, torch.float32)
-    masked_outputs = tensors(model(images(1, network.size, seed=ONNX_SEED)))
+    onnx_image = images(1, network.size, seed=ONNX_SEED)
+    masked_outputs = tensors(model(onnx_image))
     single = copy.deepcopy(model)
     model.double()
-    row.rounding = rounding(model, single, row.shapes)
+    row.rounding = rounding(model, single, [*images_of(row.shapes), onnx_image])
     del single
     row.sensitivity = sensitivity(model, network.size)
     double = run_compact(model, tuple(x.double() for x in example), prefer)
@@ -155,20 +156,24 @@ def accepted_sizes(model: nn.Module, size: int) -> list[int]:
 def compare(model: nn.Module, small: nn.Module, sizes: list[int], dtype: torch.dtype) -> float:
     """Largest difference of any output, relative to the largest entry of that output, over all sizes."""
     worst = 0.0
-    for size in sizes:
-        x = images(2, size, seed=1000 + size).to(dtype)
+    for x in images_of(sizes):
+        x = x.to(dtype)
         expected = tensors(model(x))
         try:
             got = tensors(small.eval()(x) if not isinstance(small, fx.GraphModule) else small(x))
         except Exception as error:
             raise Difference(f"the compact network fails on {tuple(x.shape)}: {_told(error)}") from error
-        worst = max(worst, _difference(expected, got, f"{str(dtype)[6:]}, {size} px"))
+        worst = max(worst, _difference(expected, got, f"{str(dtype)[6:]}, {x.shape[-1]} px"))
     return worst
 
 
-def rounding(double: nn.Module, single: nn.Module, sizes: list[int]) -> float:
+def images_of(sizes: list[int]) -> list[Tensor]:
+    """The images that two networks are compared on, two of each size."""
+    return [images(2, size, seed=1000 + size) for size in sizes]
+
+
+def rounding(double: nn.Module, single: nn.Module, batches: list[Tensor]) -> float:
     """How far a float32 network is from itself in float64."""
-    batches = [images(2, size, seed=1000 + size) for size in sizes]
     return max(_difference(tensors(double(x.double())), tensors(single(x)), "rounding") for x in batches)
 
 
@@ -208,10 +213,10 @@ def sensitivity(model: nn.Module, size: int) -> float:
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
-def count(row: Row, graph: ChannelGraph, killed: dict[str, Tensor], result: CompactResult) -> None:
+def count(row: Row, killed: dict[str, Tensor], result: CompactResult) -> None:
     """Put into ``row`` what became of every dead channel."""
     kept, missed, missed_at = Counter[str](), Counter[str](), Counter[str]()
-    for name, reasons in _stayed(graph, killed, result, row):
+    for name, reasons in _stayed(killed, result, row):
         for reason, number in reasons.items():
             plain = without_places(reason)
             if CARRIED in reason:
@@ -224,19 +229,8 @@ def count(row: Row, graph: ChannelGraph, killed: dict[str, Tensor], result: Comp
     row.kept, row.missed, row.missed_at = (dict(c.most_common()) for c in (kept, missed, missed_at))
 
 
-def _stayed(
-    graph: ChannelGraph, killed: dict[str, Tensor], result: CompactResult, row: Row
-) -> Iterator[tuple[str, Counter[str]]]:
-    """(layer, reason -> channels) for the dead channels of every layer that stay; counts dead and removed on the way.
-
-    The report gives reasons for channels whose whole class is dead; where something keeps a class alive, its own pins
-    are the reason.
-    """
-    slices = graph.out_slices()
-    alive = torch.zeros(graph.classes.count, dtype=torch.bool)
-    for name, rows in killed.items():
-        if (name, 0) in slices:
-            alive[slices[name, 0][~rows]] = True
+def _stayed(killed: dict[str, Tensor], result: CompactResult, row: Row) -> Iterator[tuple[str, Counter[str]]]:
+    """(layer, reason -> channels) for the dead channels of every layer that stay; counts dead and removed on the way."""
     for name, rows in killed.items():
         layer = name.rpartition(".")[0]
         plan = result.plan.parameters.get(name)
@@ -249,9 +243,6 @@ def _stayed(
             continue
         width = result.report.layers.get(name.removesuffix(".weight"))
         reasons: Counter[str] = Counter(width.kept if width else {})
-        classes = slices[name, 0][stays]
-        for cls in classes[alive[classes]].tolist():
-            reasons["; ".join(graph.classes.reasons.get(cls, ["no reason given"]))] += 1
         if extra := int(stays.sum()) - reasons.total():
             reasons["no reason given"] += extra
         yield layer, reasons

@@ -20,6 +20,7 @@ EXACT_REASONS = {
     r"^(mean|amax|amin|max|min|var|std|var_mean|std_mean|logsumexp) over channels$",
     "a convolution that slides over channels, whose neighbours it reads": r"slides over channels",
     "input or output of the network": r"^(in|out)put of the network$",
+    "part of an attention head of which other channels live": r"a whole attention head$",
     "balance of groups": r"must keep equally many",
 }
 """Why a dead channel must stay in an exact network: name -> pattern in the report's reason. Every other reason (an op

@@ -1,6 +1,6 @@
 """From a torch module to an ONNX file that is proved to compute the same.
 
-    torch.export -> torch's ONNX exporter -> checker -> parity -> onnxsim -> checker -> parity -> file
+    torch.export -> torch's ONNX exporter -> our passes -> checker -> parity -> onnxsim -> checker -> parity -> file
 
 Nothing reaches the disk before the last step, so that no failure leaves a file or touches an older one.
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from export import metadata as model_metadata
 from export import opset as opsets
+from export import passes
 from export.errors import ExportError
 from export.files import require_writable, write_whole
 from export.simplify import simplify as run_onnxsim
@@ -224,6 +225,7 @@ def _export(
     if got != opset:
         raise ExportError(f"torch wrote opset {got} where {opset} was asked for")
     model_metadata.strip_traces(exported)
+    passes.run_all(exported)
     exported.ir_version = onnx.helper.find_min_ir_version_for(list(exported.opset_import))
     return exported
 

@@ -20,6 +20,10 @@ NEUTRAL = -1
 """The label of padding and created tensors: it meets every other label without consequence."""
 
 
+COUPLED = "belongs to channels of other layers that are not zero"
+"""Why a zero channel stays that has no reason of its own."""
+
+
 @dataclass
 class LabelBook:
     """Hands out labels, collects the pairs that must stay together, and the reasons for which some must stay at all."""
@@ -27,6 +31,7 @@ class LabelBook:
     count: int = 0
     _pairs: list[Tensor] = field(default_factory=list)
     _pins: list[tuple[Tensor, str]] = field(default_factory=list)
+    _ties: list[tuple[Tensor, str]] = field(default_factory=list)
     _parameters: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def fresh(self, n: int) -> Tensor:
@@ -56,21 +61,26 @@ class LabelBook:
         if present.numel():
             self._pins.append((present, reason))
 
+    def explain(self, labels: Tensor, reason: str) -> None:
+        """Note why the channels behind ``labels`` belong together, for those that stay because others do."""
+        present = torch.unique(labels[labels >= 0])
+        if present.numel():
+            self._ties.append((present, reason))
+
     def solve(self) -> Classes:
         """Connected components of all pairs."""
         pairs = torch.cat(self._pairs, dim=1).numpy() if self._pairs else np.empty((2, 0), dtype=np.int64)
         matrix = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self.count,) * 2)
         count, of_label = connected_components(matrix, directed=False)
         classes = torch.from_numpy(of_label.astype(np.int64))
-        reasons: dict[int, list[str]] = {}
-        for labels, reason in self._pins:
-            for cls in torch.unique(classes[labels]).tolist():
-                if reason not in (known := reasons.setdefault(cls, [])):
-                    known.append(reason)
+        reasons, ties = (_by_class(classes, noted) for noted in (self._pins, self._ties))
         parameters: dict[str, dict[int, Tensor]] = {}
         for (name, dim), labels in self._parameters.items():
-            parameters.setdefault(name, {})[dim] = classes[labels]
-        return Classes(int(count), classes, reasons, parameters)
+            parameters.setdefault(name, {})[dim] = own = classes[labels]
+            cls = int(own[0]) if own.numel() > 1 else -1
+            if cls in ties and bool((own == cls).all()):  # all there is of a layer
+                reasons.setdefault(cls, []).extend(tie for tie in ties[cls] if tie not in reasons.get(cls, []))
+        return Classes(int(count), classes, reasons, parameters, ties)
 
 
 def collapse(labels: Tensor, dims: tuple[int, ...]) -> Tensor | None:
@@ -91,16 +101,31 @@ class Classes:
         of_label: int64 ``[labels]``, the class of each label.
         reasons: for each class that must stay, why.
         parameters: for each parameter and dimension that labels reach, the class of each index.
+        ties: for classes of which more than meets the eye belongs together, why.
     """
 
     count: int
     of_label: Tensor
     reasons: dict[int, list[str]]
     parameters: dict[str, dict[int, Tensor]]
+    ties: dict[int, list[str]] = field(default_factory=dict)
+
+    def why_together(self, cls: int) -> str:
+        """Why a channel stays that is zero itself, but belongs to others that are not."""
+        return "; ".join(self.reasons.get(cls) or self.ties.get(cls) or [COUPLED])
 
     def of(self, labels: Tensor) -> Tensor:
         """Classes of ``labels``; neutral stays neutral."""
         return torch.where(labels >= 0, self.of_label[labels.clamp_min(0)], labels)
+
+
+def _by_class(classes: Tensor, noted: list[tuple[Tensor, str]]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for labels, reason in noted:
+        for cls in torch.unique(classes[labels]).tolist():
+            if reason not in (known := found.setdefault(cls, [])):
+                known.append(reason)
+    return found
 
 
 def _unique_pairs(pairs: Tensor) -> Tensor:

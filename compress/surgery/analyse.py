@@ -8,12 +8,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from compress.errors import ConstantOutputError, ModelError
-from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
-from compress.surgery.bake import private_copy
+from compress.errors import ConstantOutputError
+from compress.graph import ChannelGraph, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
+from compress.surgery.observe import consumers_elsewhere
 from compress.surgery.select import may_select, worth_selecting
-from compress.surgery.verify import other_sizes, random_inputs, runs_the_same
 
 Select = Literal["auto", "never", "always"]
 
@@ -30,7 +29,7 @@ def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool,
     if graph.constant_output:
         raise _nothing_left(plain, graph)
     any_constant = any(not bool(consumer.constants.isnan().all()) for consumer in graph.consumers)
-    elsewhere = _consumers_elsewhere(plain, example_inputs) if any_constant else ()
+    elsewhere = consumers_elsewhere(plain, graph.consumers, example_inputs) if any_constant else ()
     graph = dataclasses.replace(graph, elsewhere=elsewhere)
     if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
         return graph
@@ -56,27 +55,3 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
         f"{named or 'any path'}. Train with a smaller strength, or prune less.",
         empty,
     )
-
-
-def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
-    """What layers read at other input sizes, where ``forward`` does something else there.
-
-    Where it runs the same operations on the same numbers, or where the network takes only one size, constants hold as
-    they are. Else they are compared at several sizes, larger and smaller: a limit that follows the size may cut off
-    nothing at one of them.
-    """
-    found: list[Consumer] = []
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    for shapes in other_sizes(example_inputs):
-        size = tuple(shape[2:] for shape in shapes)  # with another number of samples, if that is taken
-        if size in seen:
-            continue
-        inputs = random_inputs(example_inputs, shapes, seed=0)
-        try:
-            if not seen and runs_the_same(private_copy(plain), example_inputs, inputs):
-                return ()
-            found += channel_graph(plain, inputs).consumers
-        except ModelError:
-            continue
-        seen.add(size)
-    return tuple(found)

@@ -232,10 +232,17 @@ def _widths(cut: Cut) -> dict[str, LayerWidth]:
     dead = dead_by_weight(graph)
     widths: dict[str, LayerWidth] = {}
     for (name, dim), classes in graph.out_slices().items():
-        if graph.tensors[name].ndim < 2 or dim != 0:
+        tensor = graph.tensors[name]
+        if tensor.ndim < 2 or dim != 0:
             continue
-        stay = classes[dead[classes] & ~decision.removed[classes]].tolist()
+        zero = dead[classes]
+        if name in graph.layer_macs and classes.numel() == len(tensor):
+            zero |= ~(tensor != 0).flatten(1).any(1).cpu()
         after = int((~decision.removed[classes]).sum())
-        kept = dict(Counter(map(cut.reason, stay)))
-        widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(dead[classes].sum()), kept)
+        reasons = (
+            cut.reason(cls) if dead[cls] else graph.classes.why_together(cls)
+            for cls in classes[zero & ~decision.removed[classes]].tolist()
+        )
+        kept = dict(Counter(reasons))
+        widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(zero.sum()), kept)
     return widths

@@ -52,6 +52,8 @@ class Cut:
             return "; ".join(self.before.classes.reasons[cls])
         if cls in self.pinned:
             return self.pinned[cls]
+        if cls in self.before.classes.ties:
+            return "; ".join(self.before.classes.ties[cls])
         return self.before.lost.get(cls, "its constant reaches a layer in a form that cannot be folded")
 
 
@@ -76,11 +78,10 @@ def cut_class(
         small = private_copy(plain)
         apply_(small, decision, plan)
         with watch.stage("type check"):
-            after = _graph_or_none(small, example_inputs, graph)
+            failing = failing_module(small, example_inputs)  # far cheaper than to trace it in vain
+            after = None if failing else _graph_or_none(small, example_inputs, graph)
             suspects = (
-                find_failing(graph, failing_module(small, example_inputs))
-                if after is None
-                else find_suspects(graph, after, plan, decision.removed)
+                find_failing(graph, failing) if after is None else find_suspects(graph, after, plan, decision.removed)
             )
         if after is not None and suspects is None:
             if replace and not graph.elsewhere:  # what is constant at this size may not be at another

@@ -289,10 +289,10 @@ def test_under_a_statistic_over_channels_even_a_zero_counts(net, randomise_, kil
 
 @pytest.mark.parametrize("constants", [(0.0, 0.0), (0.0, 0.9), (0.6, 0.9)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_average_pooling_that_counts_its_padding_lets_zeros_alone_leave(
+def test_average_pooling_that_counts_its_padding_needs_a_carrier(
     net, randomise_, kill_, compact_exactly, constants, stride
 ):
-    """By closed form a constant c becomes 4c/9 in a corner, 6c/9 on an edge, c inside: no constant any more."""
+    """By closed form a constant c becomes 4c/9 in a corner, 6c/9 on an edge, c inside: one channel can stand for two."""
     model = reads_constants(
         net, randomise_, kill_, lambda m, y: m.b(F.avg_pool2d(y, 3, stride, 1)), constants, b=conv(6, 5, 1)
     )
@@ -302,7 +302,37 @@ def test_average_pooling_that_counts_its_padding_lets_zeros_alone_leave(
             corner, edge, inside = y[0, channel, 0, 0], y[0, channel, 0, 1], y[0, channel, 1, 1]
             torch.testing.assert_close(torch.stack((corner, edge, inside)) * 9, y.new_tensor((4, 6, 9)) * c, **EXACT)
     result = compact_exactly(model, *images())
-    assert width(result, "a") == 4 + sum(c != 0 for c in constants)
+    assert width(result, "a") == 4 + any(c != 0 for c in constants)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        lambda y: F.avg_pool2d(F.pad(y, (1, 2, 0, 1)), 3, 2, 1),
+        lambda y: F.pad(F.avg_pool2d(y, 3, 1, 1), (0, 1, 0, 1)),
+        lambda y: F.avg_pool2d(F.avg_pool2d(y, 3, 1, 1), 2, 2, 1, divisor_override=3),
+        lambda y: F.pad(y, (0, y.shape[-1] % 4, 0, y.shape[-2] % 4)),
+    ],
+    ids=["padding, pooling", "pooling, padding", "pooling twice", "padding by size"],
+)  # fmt: skip
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_chain_of_paddings_and_averages_needs_one_carrier(net, randomise_, kill_, compact_exactly, front, padding):
+    """Each is linear and treats all channels alike: ``A(c 1) = c A(1)``, whatever ``A`` is."""
+    model = reads_constants(
+        net, randomise_, kill_, lambda m, y: m.b(front(y)), (0.6, 0.9), b=conv(6, 5, 3, padding=padding)
+    )
+    result = compact_exactly(model, *images())
+    assert width(result, "a") == 5
+
+
+def test_a_constant_with_another_border_than_the_others_is_not_carried_by_them(net, randomise_, kill_, compact_exactly):
+    """One half of what the layer reads was averaged with padding counted, the other was not."""
+    model = reads_constants(
+        net, randomise_, kill_,
+        lambda m, y: m.b(torch.cat([F.avg_pool2d(y[:, :3], 3, 1, 1), y[:, 3:]], 1)), (0.6, 0.9), b=conv(6, 5, 1),
+    )  # fmt: skip
+    result = compact_exactly(model, *images(), prefer="graph")
+    assert width(result, "a") == 5
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.graph.aten.constants import ConstantFlow, as_field, channel_constants
 from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, place
 from compress.graph.aten.operations import operations
-from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION
+from compress.graph.aten.ops import AVERAGE_POOLING, BATCH_NORM, CONVOLUTION, is_padded, pooling_arguments
 from compress.graph.aten.trace import Trace, base_name, trace
 from compress.graph.channels import ChannelGraph, Consumer, Selection
 from compress.graph.field import Field
@@ -124,19 +124,40 @@ def _consumer(contraction: Contraction, values: ConstantFlow, state: _State) -> 
 
 
 def _behind_padding(source: fx.Node, dim: int) -> tuple[fx.Node, bool]:
-    """What a layer reads behind a node that pads, but not along the channels ``dim``, and whether there is one.
+    """What a layer reads behind nodes that make less of it at the border, and whether there are any.
 
-    Also one that adds nothing counts: its amounts may follow from the input's size.
+    They do so with all channels alike: one constant stands for the others there, too.
     """
-    args = source.args
-    if base_name(source) not in ("pad", "constant_pad_nd") or not isinstance(args[0], fx.Node):
-        return source, False
-    before, after = args[0].meta["val"].shape, source.meta["val"].shape
+    fewer = False
+    while isinstance(front := source.args[0] if source.args else None, fx.Node):
+        if not (_pads_zeros(source, front, dim) or _averages_padding(source, dim)):
+            break
+        source, fewer = front, True
+    return source, fewer
+
+
+def _pads_zeros(node: fx.Node, front: fx.Node, dim: int) -> bool:
+    """Whether zeros are put around what is in ``front``, and not along its channels ``dim``.
+
+    Also a node that adds nothing counts: its amounts may follow from the input's size.
+    """
+    args = node.args
+    if base_name(node) not in ("pad", "constant_pad_nd"):
+        return False
+    before, after = front.meta["val"].shape, node.meta["val"].shape
     mode, value = (args[2] if len(args) > 2 else "constant"), (args[3] if len(args) > 3 else 0)
-    if base_name(source) == "constant_pad_nd":
+    if base_name(node) == "constant_pad_nd":
         mode, value = "constant", (args[2] if len(args) > 2 else 0)
-    zeros = mode == "constant" and not value and len(before) == len(after) and before[dim] == after[dim]
-    return (args[0], True) if zeros else (source, False)
+    return mode == "constant" and not value and len(before) == len(after) and before[dim] == after[dim]
+
+
+def _averages_padding(node: fx.Node, dim: int) -> bool:
+    """Whether it is an average pooling whose windows hold padding, or divide by another number than theirs."""
+    if base_name(node) not in AVERAGE_POOLING.split():
+        return False
+    padding, counted, divisor = pooling_arguments(node.args)[3:]
+    spatial = int(base_name(node)[-2])
+    return -dim > spatial and bool(divisor or (counted and is_padded(padding, ())))
 
 
 class _State:

@@ -30,10 +30,12 @@ from compress.graph.aten.ops import (
     conv_transposed_arguments,
     is_padded,
     named,
+    pooling_arguments,
     reads_bits,
     reduced_dims,
     spatial_dims,
 )
+from compress.graph.aten.products import attention, matrix_product
 from compress.graph.aten.trace import DROPOUT, Trace, base_name, functional
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.aten.zeros import accumulate, extreme, instance_norm, layer_norm, zeros_alone
@@ -333,8 +335,7 @@ def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs:
 
     Where padding is counted, or the sum is divided by another number than the window's, only 0 survives.
     """
-    padding, divisor = (args[i] if len(args) > i else 0 for i in (3, 6))
-    counted = args[5] if len(args) > 5 else True
+    padding, counted, divisor = pooling_arguments(args)[3:]
     pooled = pool(flow, node, args, kwargs)
     if not divisor and not (counted and is_padded(padding, ())):
         return pooled
@@ -387,6 +388,8 @@ RULES: dict[str, Rule] = {
     **named(conv, CONVOLUTION),
     **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,
+    **named(matrix_product, "matmul bmm mm"),
+    "scaled_dot_product_attention": attention,
     **named(batch_norm, BATCH_NORM),
     "prelu": prelu,
     "glu": glu,

@@ -501,8 +501,52 @@ def _contract(
 
 
 def product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """Products of two activations (attention): each channel of one meets each of the other."""
-    return flow.refuse(node, args, kwargs, f"{base_name(node)}: a product of two activations, as in attention")
+    """Products with a parameter that is no layer's, or that add something too."""
+    factor = "with a parameter" if has_parameters(args, kwargs) else "of activations"
+    return flow.refuse(node, args, kwargs, f"{base_name(node)}: a product {factor}")
+
+
+def matrix_product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Products of two activations, ``[..., n, k] @ [..., k, m]``: all that one result reads belongs together with it.
+
+    In attention these are the channels of one head, which can only leave as a whole.
+    """
+    a, b = args[:2]
+    if not (isinstance(a, Field) and isinstance(b, Field)) or min(len(a.shape), len(b.shape)) < 2:
+        return product(flow, node, args, kwargs)
+    return _multiplied(flow, node, a, b)
+
+
+def attention(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """scaled_dot_product_attention (query, key, value, mask, ...): two products of matrices and a softmax.
+
+    Its own scale follows the size of a head, which stays: a head leaves as a whole.
+    """
+    query, key, value, mask = (*args, kwargs.get("attn_mask"))[:4]
+    own = all(isinstance(x, Field) and len(x.shape) > 2 for x in (query, key, value))
+    if not own or kwargs.get("enable_gqa") or len(args) > 7:
+        return product(flow, node, args, kwargs)
+    turned = Field(key.data.transpose(-1, -2), (*key.shape[:-2], key.shape[-1], key.shape[-2]))
+    scores = _multiplied(flow, node, query, turned)
+    if isinstance(mask, (Field, Parameter, Computed)):
+        fields = [scores, mask] if isinstance(mask, Field) else [scores]
+        if not isinstance(mask, Field):
+            if (labels := labels_of_parameter(flow, mask, fields, scores.shape)) is None:
+                return product(flow, node, args, kwargs)
+            fields.append(labels)
+        scores = _unified(flow, node, fields, scores.shape)
+    return _multiplied(flow, node, scores, value)
+
+
+def _multiplied(flow: LabelFlow, node: fx.Node, a: Field, b: Field) -> Field:
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+    n, m = a.shape[-2], b.shape[-1]
+    reason = f"leaves only with what {base_name(node)} multiplies it with: a whole attention head (at {place(node)})"
+    for field in (a, b):
+        flow.book.explain(field.data, reason)
+    left = Field(_unify_along(flow, a, (-1,)), (*a.shape[:-1], m))
+    right = Field(_unify_along(flow, b, (-2,)), (*b.shape[:-2], n, m))
+    return _unified(flow, node, [left, right], (*batch, n, m))
 
 
 def embedding(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -595,9 +639,7 @@ def _is_partial(x: Field, dims: tuple[int, ...]) -> bool:
 
 def _unify_along(flow: LabelFlow, x: Field, dims: tuple[int, ...]) -> Tensor:
     """Note that labels along ``dims`` belong together; one of each is returned, of size 1 there."""
-    first = x.data
-    for dim in dims:
-        first = first.narrow(dim, 0, 1)
+    first = x.data.amax(dims, keepdim=True)  # neutral ones give way
     flow.book.unify(x.data, first)
     return first
 
@@ -686,7 +728,9 @@ RULES: dict[str, Rule] = {
     **named(conv, CONVOLUTION),
     **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,
-    **named(product, "matmul bmm mm einsum scaled_dot_product_attention baddbmm addmm"),
+    **named(matrix_product, "matmul bmm mm"),
+    "scaled_dot_product_attention": attention,
+    **named(product, "einsum baddbmm addmm"),
     "embedding": embedding,
     "glu": glu,
     **named(batch_norm, BATCH_NORM),

@@ -66,6 +66,13 @@ def conv_transposed_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
     return (*args, *defaults[len(args) :])
 
 
+def pooling_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
+    """(input, kernel, stride, padding, count_include_pad, divisor_override) of an average pooling, with defaults."""
+    defaults: tuple[Any, ...] = (None, None, None, 0, False, True, None)
+    filled = [*args, *defaults[len(args) :]]
+    return (*filled[:4], *filled[5:7])
+
+
 def is_padded(padding: Any, kernel: tuple[int, ...]) -> bool:
     """Whether the convolution reads beyond the border."""
     if isinstance(padding, str):

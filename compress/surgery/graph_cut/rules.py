@@ -35,6 +35,7 @@ from compress.surgery.graph_cut.elementwise import (
 )
 from compress.surgery.graph_cut.layers import batch_norm, conv, conv_transposed, dropout, linear, prelu
 from compress.surgery.graph_cut.movement import index, move, view
+from compress.surgery.graph_cut.products import attention, matrix_product
 from compress.surgery.graph_cut.stays import POINTWISE
 
 ALWAYS: Mapping[str, Rule] = {
@@ -69,5 +70,7 @@ WHERE_CUT: Mapping[str, Rule] = {
     "instance_norm": instance_norm,
     "embedding": embedding,
     "glu": glu,
+    **named(matrix_product, "matmul bmm mm"),
+    "scaled_dot_product_attention": attention,
 }
 """Op -> rule where some channels leave. What is not here must not lose any."""

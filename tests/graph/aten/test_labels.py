@@ -234,7 +234,7 @@ KEPT = {
     "matmul": (
         lambda m, x: m.head(m.a(x).mean((2, 3)) @ m.extra.weight.T),
         nn.Linear(4, 4),
-        "matmul: a product of two activations, as in attention (at matmul)",
+        "matmul: a product with a parameter (at matmul)",
     ),
 }
 
