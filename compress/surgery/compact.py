@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress.errors import ConfigError, ModelError, VerificationError
 from compress.graph import ChannelGraph
@@ -17,7 +17,8 @@ from compress.surgery.analyse import Select, analyse
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
 from compress.surgery.dead import dead_by_weight
-from compress.surgery.plan import Plan, weights_hash
+from compress.surgery.graph_cut import Traces, fix_size_
+from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
@@ -95,6 +96,7 @@ class _Task:
     example_inputs: tuple[Tensor, ...]
     fold: bool
     watch: Stopwatch
+    traces: Traces = field(default_factory=Traces)
 
 
 @dataclass(frozen=True)
@@ -158,25 +160,32 @@ class _Differs:
 
 
 def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str]) -> _Certified | _Differs:
-    """Cut and compare; on failure without constant layers, and then without folded constants: cut only zeros."""
-    tries = ((True, True), (True, False), (False, False)) if task.fold else ((False, True), (False, False))
-    for fold, replace in tries:
+    """Cut and compare; on failure without constant layers, and then without folded constants: cut only zeros.
+
+    A graph that fails in every way is tried for the given size alone: numbers in it may follow from the size.
+    """
+    ways = ((True, True), (True, False), (False, False)) if task.fold else ((False, True), (False, False))
+    tries = [(*way, fixed) for fixed in ((False,) if form == "class" else (False, True)) for way in ways]
+    for fold, replace, fixed in tries:
         with task.watch.stage("cut"):
-            make = partial(cut_class if form == "class" else cut_graph, fold=fold, replace=replace, pinned=pinned)
+            cutting = cut_class if form == "class" else partial(cut_graph, traces=task.traces)
+            make = partial(cutting, fold=fold, replace=replace, pinned=pinned)
             cut = make(task.plain, task.graph, task.example_inputs, task.watch)
         with task.watch.stage("comparison"):
-            twin, original = double_twin(task.plain, cut, task.example_inputs), private_copy(task.model)
+            twin, original = double_twin(task.plain, cut, task.example_inputs, task.traces), private_copy(task.model)
             tested = private_copy(cut.model)  # a forward may write to buffers
             try:
-                agreements = certify(original, tested, twin, task.example_inputs, any_size=form == "class")
+                agreements = certify(
+                    original, tested, twin, task.example_inputs, any_size=form == "class", only_given=fixed
+                )
             except VerificationError as error:
-                if cut.decision.folds or cut.plan.constant_layers:
+                if cut.decision.folds or cut.plan.constant_layers or (form == "graph" and not fixed):
                     continue
                 plain = private_copy(task.plain)
                 if twin is None:
                     return _Differs(cut, error, (plain, tested), task.example_inputs)
                 return _Differs(cut, error, (plain.double(), twin), in_double(task.example_inputs))
-        return _Certified(_noting_sizes(cut, agreements), agreements)
+        return _Certified(_for_given_size(cut, agreements, task.example_inputs), agreements)
     raise AssertionError("without folds the loop returns")
 
 
@@ -189,12 +198,16 @@ def _repeatable(task: _Task) -> bool:
     return True
 
 
-def _noting_sizes(cut: Cut, agreements: list[Agreement]) -> Cut:
+def _for_given_size(cut: Cut, agreements: list[Agreement], example_inputs: tuple[Tensor, ...]) -> Cut:
+    """A graph that was compared at one height and width alone takes no others from now on, and says so."""
     sizes = {tuple(shape[2:] for shape in agreement.input_shapes) for agreement in agreements}
     if cut.plan.form == "class" or len(sizes) > 1 or not any(any(size) for size in sizes):
         return cut
+    assert isinstance(cut.model, fx.GraphModule)
+    fix_size_(cut.model, signature(example_inputs))
     shapes = ", ".join("x".join(map(str, shape)) for shape in agreements[0].input_shapes)
-    return dataclasses.replace(cut, notes=(*cut.notes, f"height and width stay those of the example inputs ({shapes})"))
+    notes = (*cut.notes, f"height and width stay those of the example inputs ({shapes})")
+    return dataclasses.replace(cut, plan=dataclasses.replace(cut.plan, fixed_size=True), notes=notes)
 
 
 def _report(plain: nn.Module, certified: _Certified, seconds: dict[str, float]) -> CompactReport:

@@ -14,7 +14,7 @@ from compress.graph import ChannelGraph, channel_graph
 from compress.surgery.apply import apply_, fold_, make_plan, replace_constants_
 from compress.surgery.bake import private_copy
 from compress.surgery.dead import Decision, find_dead
-from compress.surgery.graph_cut import Blocked
+from compress.surgery.graph_cut import Blocked, Traces
 from compress.surgery.plan import Plan, signature
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_failing, find_suspects
@@ -105,10 +105,11 @@ def cut_graph(
     fold: bool,
     replace: bool,
     pinned: Mapping[int, str],
+    traces: Traces,
 ) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
 
-    ``pinned`` holds classes that must stay in any case, and why.
+    ``pinned`` holds classes that must stay in any case, and why; ``traces`` those of copies of this network.
 
     Raises:
         ModelError: the network can't be returned as a graph.
@@ -120,7 +121,7 @@ def cut_graph(
         folded = private_copy(plain)
         fold_(folded, decision)
         try:
-            made = plan.as_graph(folded, example_inputs)
+            made = plan.as_graph(folded, example_inputs, traces)
         except Blocked as blocked:
             held = blocked.channels.among(graph.classes) & decision.removed
             if not bool(held.any()):
@@ -150,7 +151,7 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: 
         return None
 
 
-def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...]) -> nn.Module | None:
+def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], traces: Traces) -> nn.Module | None:
     """The same surgery on a float64 copy; ``None`` for a network that is float64 already."""
     if all(p.dtype == torch.float64 for p in plain.parameters()):
         return None
@@ -160,6 +161,6 @@ def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...]) 
         replace_constants_(twin, cut.after, cut.plan)
         return twin
     fold_(twin, cut.decision)
-    rebuilt = cut.plan.as_graph(twin, in_double(example_inputs)).module
+    rebuilt = cut.plan.as_graph(twin, in_double(example_inputs), traces).module
     replace_constants_(rebuilt, cut.after, cut.plan)
     return rebuilt

@@ -25,7 +25,7 @@ from compress.errors import CheckpointError, ModelError
 from compress.files import write_atomic, write_json
 from compress.graph.modules import owners, resize_
 from compress.surgery.bake import baked_copy
-from compress.surgery.graph_cut import GraphCut, graph_module
+from compress.surgery.graph_cut import GraphCut, Traces, fix_size_, graph_module
 from compress.surgery.kept import Kept
 from compress.surgery.layers import ConstantLayer, replace_module_, select_channels_
 
@@ -45,6 +45,7 @@ class Plan:
         constant_layers: paths of layers that return the same for every input, and were replaced by that constant.
         form: ``"class"``, or ``"graph"`` for a network that is rebuilt by tracing the original and cutting its graph.
         inputs: in graph form, shape and dtype of each example input, since sizes stand in the graph.
+        fixed_size: in graph form, whether it takes no other height and width than those of ``inputs``.
         folds: what was folded, for the reader: ``{"weight", "into", "inputs"}``.
         hash_before: of the original's weights; ``hash_after`` of the compact ones. SHA-256.
     """
@@ -56,6 +57,7 @@ class Plan:
     constant_layers: tuple[str, ...] = ()
     form: str = "class"
     inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
+    fixed_size: bool = False
     folds: tuple[dict[str, Any], ...] = ()
     hash_before: str = ""
     hash_after: str = ""
@@ -98,6 +100,7 @@ class Plan:
                 constant_layers=tuple(map(str, document["constant_layers"])),
                 form={"class": "class", "graph": "graph"}[document["form"]],
                 inputs=tuple((tuple(map(int, shape)), str(dtype)) for shape, dtype in document["inputs"]),
+                fixed_size=bool(document.get("fixed_size", False)),  # plans of older releases have none
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
                 hash_after=str(document["hash_after"]),
@@ -154,10 +157,10 @@ class Plan:
         for path in self.constant_layers:
             replace_module_(model, self._module(model, path), ConstantLayer(self._module(model, path)))
 
-    def as_graph(self, model: nn.Module, example_inputs: tuple[Tensor, ...]) -> GraphCut:
+    def as_graph(self, model: nn.Module, example_inputs: tuple[Tensor, ...], traces: Traces | None = None) -> GraphCut:
         """Trace a network of the original shapes, new biases included, and cut its graph.
 
-        Constant layers are still the layers that they stand for.
+        Constant layers are still the layers that they stand for. ``traces`` of other copies of it save time.
 
         Raises:
             Blocked: some of these channels cannot leave the graph.
@@ -170,7 +173,8 @@ class Plan:
             weight = self.parameters.get(f"{name.rpartition('.')[0]}.weight")
             if weight is not None and out_dim in weight.indices:
                 kept[name] = Kept((_outputs(layer),), {0: weight.indices[out_dim]})
-        return graph_module(model, example_inputs, kept, select=[f"{path}.running_mean" for path in self.selections])
+        select = [f"{path}.running_mean" for path in self.selections]
+        return graph_module(model, example_inputs, kept, select=select, traces=traces)
 
     def rebuild(self, model: nn.Module) -> nn.Module:
         """The compact network, of the original's class or as a graph, with weights still to be loaded.
@@ -197,6 +201,8 @@ class Plan:
             raise CheckpointError(f"the plan does not fit this {type(model).__name__}: {error}") from error
         for path in self.constant_layers:
             replace_module_(made, self._module(made, path), ConstantLayer(self._module(made, path)))
+        if self.fixed_size:
+            fix_size_(made, self.inputs)
         return made
 
     def _module(self, model: nn.Module, path: str) -> nn.Module:

@@ -64,6 +64,7 @@ def certify(
     example_inputs: tuple[Tensor, ...],
     *,
     any_size: bool = True,
+    only_given: bool = False,
 ) -> list[Agreement]:
     """Compare at the given size and at a second one, in float64 and in the network's own precision.
 
@@ -74,6 +75,7 @@ def certify(
         example_inputs: what both take.
         any_size: whether the compact network must accept every input size that the original does. One that need not,
             and refuses one of them, is compared at the given height and width alone.
+        only_given: whether other heights and widths are none of its concern.
 
     Returns:
         One agreement for each size and precision; sizes that the original refuses, and float64 where it insists on
@@ -85,7 +87,7 @@ def certify(
     """
     original_double = None if compact_double is None else private_copy(original).double()
     own = {tuple(x.shape[2:] for x in example_inputs)}
-    fixed = not any_size and not _takes_every_size(original, compact, example_inputs)
+    fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
     found: list[Agreement] = []
     for size, shapes in enumerate(all_sizes(example_inputs)):
         if fixed and tuple(shape[2:] for shape in shapes) not in own:
@@ -107,7 +109,7 @@ def certify(
 
 
 def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
-    """Whether ``compact`` takes all other sizes that ``original`` does: one alone may leave later sizes as they were."""
+    """Whether ``compact`` takes every other size that ``original`` takes: one size shows little."""
     for shapes in other_sizes(example_inputs):
         inputs = random_inputs(example_inputs, shapes, seed=0)
         expected = _accepted(original, inputs)
@@ -236,8 +238,12 @@ def runs_the_same(model: nn.Module, first: tuple[Tensor, ...], second: tuple[Ten
 
 
 def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
-    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does."""
+    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does.
+
+    Buffers that a forward writes to are put back.
+    """
     running: list[str] = []
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _x, path=path: running.append(path)))
@@ -245,6 +251,9 @@ def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     failed = _accepted(model, inputs) is None
     for handle in handles:
         handle.remove()
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return running[-1] if failed and running else None
 
 

@@ -21,7 +21,7 @@ from compress.surgery.graph_cut.outcome import Rewrite
 from compress.surgery.graph_cut.rules import ALWAYS, WHERE_CUT
 from compress.surgery.graph_cut.source import source_line
 from compress.surgery.graph_cut.state import Slices
-from compress.surgery.graph_cut.tracing import Traced, trace_for_cutting
+from compress.surgery.graph_cut.tracing import Traced, Traces
 from compress.surgery.kept import Kept
 
 
@@ -70,6 +70,7 @@ def graph_module(
     kept: Mapping[str, Kept],
     *,
     select: Collection[str] = (),
+    traces: Traces | None = None,
 ) -> GraphCut:
     """Cut a network as a plan says, as a graph. The weights of ``model`` are cut as they are; it is not changed.
 
@@ -81,16 +82,18 @@ def graph_module(
         example_inputs: one tensor for each argument of ``forward``; their values do not matter.
         kept: what stays of each parameter that is cut: the ``parameters`` of a plan.
         select: running means of the BatchNorms in front of which channels are selected.
+        traces: those of other copies of this network, if there are any.
 
     Raises:
         Blocked: some of these channels cannot leave the graph.
         ModelError: the network cannot be traced, or is not the one that was decided on.
     """
-    traced = trace_for_cutting(model, example_inputs)
+    traces = traces or Traces()
+    traced = traces.of(model, example_inputs)
     try:
         return _cut_as_planned(model, traced, kept, select)
     except Static as reason:
-        fixed = trace_for_cutting(model, example_inputs, fixed=str(reason))
+        fixed = traces.of(model, example_inputs, fixed=str(reason))
         return _cut_as_planned(model, fixed, kept, select)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,33 @@ def trace_for_cutting(model: nn.Module, example_inputs: tuple[Tensor, ...], *, f
             why = str(reason).splitlines()[0]
     only, outputs, notes = _export(model, example_inputs)
     return Traced(only, Batch(only, None, size), outputs, (*notes, f"the batch size stays {size}: {why}"), size)
+
+
+class Traces:
+    """Traces that were made, to be used again for other weights: tracing is most of what a cut takes."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Traced] = {}
+
+    def of(self, model: nn.Module, example_inputs: tuple[Tensor, ...], *, fixed: str = "") -> Traced:
+        """Like ``trace_for_cutting``; for a network with the parameters and buffers of an earlier one, its trace.
+
+        ``forward`` must be the same function, which only the network's class and attributes can tell: a cache is for
+        copies of one network.
+        """
+        held = {n: t.detach() for n, t in model.named_parameters(remove_duplicate=False)}
+        held |= dict(model.named_buffers(remove_duplicate=False))
+        key = (
+            *((n, tuple(t.shape), t.dtype, t.device) for n, t in held.items()),
+            *((tuple(x.shape), x.dtype, x.device) for x in example_inputs),
+            fixed,
+        )
+        if key not in self._known:
+            self._known[key] = trace_for_cutting(model, example_inputs, fixed=fixed)
+            return self._known[key]
+        known = self._known[key]
+        tensors = {node: (name, held.get(name, made)) for node, (name, made) in known.trace.tensors.items()}
+        return dataclasses.replace(known, trace=dataclasses.replace(known.trace, tensors=tensors))
 
 
 def _two(size: int) -> tuple[int, int]:

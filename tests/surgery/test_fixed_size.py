@@ -1,0 +1,108 @@
+"""A graph whose numbers follow from the size of the example inputs takes that size alone, and says so."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.errors import ConfigError
+from compress.surgery import compact
+from compress.surgery.graph_cut import Traces, graph_module
+from compress.surgery.plan import Plan, load, save_weights
+from export import to_onnx
+
+NOTE = "height and width stay those of the example inputs"
+
+
+def shuffled(y):
+    n, c, h, w = y.shape
+    return y.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def padded_to_fit(m, x):
+    """As "same" padding does: its amounts follow from the size, and the padding of another size runs as well."""
+    y = F.relu(m.a(x))
+    y = F.pad(y, (0, -y.shape[3] % 5, 0, -y.shape[2] % 5))
+    return m.head(F.relu(m.b(shuffled(y))).mean((2, 3)))
+
+
+def regrouped(m, x):
+    """At most other sizes its numbers do not fit; at those that have as many pixels of the last map they do."""
+    y = F.relu(m.b(shuffled(F.relu(m.a(x)))))
+    y = F.max_pool2d(y, 4)
+    return m.head(y.flatten(2).view(y.shape[0], y.shape[1], *y.shape[2:]).mean((2, 3)))
+
+
+def network(net, randomise_, kill_, run):
+    torch.manual_seed(0)
+    a, b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 3, stride=2)
+    model = randomise_(net(run, a=a, b=b, head=nn.Linear(6, 4)))
+    kill_(model.a, [0, 1, 4], 0.0)
+    return kill_(model.b, [2]) and model
+
+
+@pytest.mark.parametrize("run", [padded_to_fit, regrouped])
+def test_such_a_graph_is_exact_at_its_size_and_refuses_others(net, randomise_, kill_, run):
+    model, x = network(net, randomise_, kill_, run), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    result = compact(model, (x,), prefer="graph")
+    assert (result.report.layers["a"].after, result.report.form) == (5, "graph")
+    assert any(NOTE in note for note in result.report.notes)
+    assert result.plan.fixed_size
+    with torch.no_grad():
+        for batch in (x, x[:1], torch.cat((x, x))):
+            torch.testing.assert_close(result.model(batch), model(batch), rtol=1e-10, atol=1e-10)
+    for height, width in ((33, 32), (34, 31), (20, 20), (66, 62)):
+        with pytest.raises(ValueError, match=f"inputs of 33 x 31 alone, got {height} x {width}"):
+            result.model(torch.randn(1, 3, height, width, dtype=torch.float64))
+
+
+def test_it_still_refuses_them_when_it_is_rebuilt_from_its_plan(net, randomise_, kill_, tmp_path):
+    model, x = network(net, randomise_, kill_, padded_to_fit), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    result = compact(model, (x,), prefer="graph")
+    result.plan.save(tmp_path / "plan.json")
+    save_weights(result.model, tmp_path / "weights.safetensors")
+    assert Plan.load(tmp_path / "plan.json") == result.plan
+    rebuilt = load(
+        tmp_path / "plan.json", tmp_path / "weights.safetensors",
+        base=lambda: network(net, randomise_, kill_, padded_to_fit),
+    )  # fmt: skip
+    with torch.no_grad():
+        assert torch.equal(rebuilt(x), result.model(x))
+    with pytest.raises(ValueError, match="alone"):
+        rebuilt(x[:, :, :-1])
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_it_is_exported_like_any_other(net, randomise_, kill_, tmp_path, dynamic_batch):
+    model = network(net, randomise_, kill_, padded_to_fit).float()
+    x = torch.randn(2, 3, 33, 31)
+    small = compact(model, (x,), prefer="graph").model
+    assert to_onnx(small, (x,), tmp_path / "m.onnx", dynamic_batch=dynamic_batch).random.max_relative_difference < 1e-5
+
+
+def test_a_graph_that_takes_every_size_checks_none(net, randomise_, kill_, compact_exactly):
+    def run(m, x):
+        return m.head(F.relu(m.b(torch.cat(F.relu(m.a(x)).split([3, 5], 1)[::-1], 1))).mean((2, 3)))
+
+    model = network(net, randomise_, kill_, run)
+    images = [torch.randn(2, 3, *size, dtype=torch.float64) for size in ((33, 31), (20, 47))]
+    result = compact_exactly(model, *images, prefer="graph")
+    assert not result.plan.fixed_size
+    assert not any(NOTE in note for note in result.report.notes)
+
+
+def test_a_trace_that_is_used_again_cuts_the_weights_of_the_network_at_hand(net, randomise_, kill_):
+    traces, x = Traces(), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    first = network(net, randomise_, kill_, regrouped)
+    second = randomise_(network(net, randomise_, kill_, regrouped), seed=1)
+    wider = net(regrouped, a=nn.Conv2d(3, 8, 3, padding=1), b=nn.Conv2d(8, 10, 3, stride=2), head=nn.Linear(10, 4))
+    with torch.no_grad():
+        for model in (first, second, randomise_(wider), first.float()):
+            batch = x.to(model.a.weight)
+            made = graph_module(model, (batch,), {}, traces=traces).module
+            torch.testing.assert_close(made(batch), model(batch))
+
+
+def test_an_unknown_form_is_refused(net, randomise_, kill_):
+    with pytest.raises(ConfigError, match="prefer='fixed'"):
+        compact(network(net, randomise_, kill_, regrouped), (torch.randn(1, 3, 33, 31),), prefer="fixed")
