@@ -230,7 +230,7 @@ def count(row: Row, killed: dict[str, Tensor], result: CompactResult) -> None:
 
 
 def _stayed(killed: dict[str, Tensor], result: CompactResult, row: Row) -> Iterator[tuple[str, Counter[str]]]:
-    """(layer, reason -> channels) for the dead channels of every layer that stay; counts dead and removed on the way."""
+    """(layer, reason -> channels) for the dead channels of each layer that stay; counts dead and removed on the way."""
     for name, rows in killed.items():
         layer = name.rpartition(".")[0]
         plan = result.plan.parameters.get(name)

@@ -1,4 +1,4 @@
-"""Passes over an exported graph: each one file, one function `(onnx.ModelProto) -> int`, the number of places it changed.
+"""Passes over an exported graph: each one file and one function `(onnx.ModelProto) -> int`, how many places it changed.
 
 They run on what torch's exporter wrote, before onnxsim; what they return is verified like everything else.
 """

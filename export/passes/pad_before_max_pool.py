@@ -1,7 +1,7 @@
 """Zero padding in front of a MaxPool, written so that ONNX Runtime leaves it there.
 
-ONNX Runtime (seen in 1.31.1) moves a constant Pad into the MaxPool behind it, whatever the padding's value is. A MaxPool
-ignores its own padding, so that a window of negative numbers no longer has the maximum 0. A Pad that names its axes is
+ONNX Runtime (seen in 1.31.1) moves a constant Pad into the MaxPool behind it, whatever the padding's value is. But a
+MaxPool ignores its own padding: a window of negative numbers no longer has the maximum 0. A Pad that names its axes is
 the same operation, and is left alone.
 """
 

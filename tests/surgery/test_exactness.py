@@ -292,7 +292,7 @@ def test_under_a_statistic_over_channels_even_a_zero_counts(net, randomise_, kil
 def test_average_pooling_that_counts_its_padding_needs_a_carrier(
     net, randomise_, kill_, compact_exactly, constants, stride
 ):
-    """By closed form a constant c becomes 4c/9 in a corner, 6c/9 on an edge, c inside: one channel can stand for two."""
+    """By closed form a constant c becomes 4c/9 in a corner, 6c/9 on an edge, c inside: one channel stands for two."""
     model = reads_constants(
         net, randomise_, kill_, lambda m, y: m.b(F.avg_pool2d(y, 3, stride, 1)), constants, b=conv(6, 5, 1)
     )
