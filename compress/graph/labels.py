@@ -78,8 +78,8 @@ class LabelBook:
         for (name, dim), labels in self._parameters.items():
             parameters.setdefault(name, {})[dim] = own = classes[labels]
             cls = int(own[0]) if own.numel() > 1 else -1
-            if cls in ties and bool((own == cls).all()):  # all there is of a layer
-                reasons.setdefault(cls, []).extend(tie for tie in ties[cls] if tie not in reasons.get(cls, []))
+            if cls in ties and cls not in reasons and bool((own == cls).all()):  # all there is of a layer
+                reasons[cls] = ties[cls]
         return Classes(int(count), classes, reasons, parameters, ties)
 
 

@@ -219,3 +219,22 @@ def test_every_channel_of_a_dead_head_counts_once(net, randomise_, kill_):
     report = compact(model, (tokens()[0].float(),)).report
     assert report.layers["v"].dead == len(ROWS)
     assert report.max_exact_error < 1e-12
+
+
+def test_a_bias_of_which_a_part_is_set_to_zero_goes_with_its_heads(net, randomise_, kill_, compact_exactly):
+    """Swin-v2: keys have no bias, which ``forward`` writes into a copy of the one of all three."""
+
+    def run(m, x):
+        bias = m.qkv.bias.clone()
+        bias[WIDTH : 2 * WIDTH].zero_()
+        n, tokens, _ = x.shape
+        q, k, v = F.linear(x, m.qkv.weight, bias).reshape(n, tokens, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        y = (F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)).softmax(-1) @ v
+        return m.head(F.gelu(m.proj(y.transpose(1, 2).reshape(n, tokens, -1))))
+
+    model = randomise_(net(run, qkv=nn.Linear(WIDTH, 3 * WIDTH), **layers()))
+    rows = [part * WIDTH + row for part in range(3) for row in ROWS]
+    kill_(model.qkv, rows, 0.4)
+    assert compact_exactly(model, *tokens()).report.layers["qkv"].after == 3 * WIDTH
+    result = compact_exactly(model, *tokens(), prefer="graph")
+    assert result.report.layers["qkv"].after == 3 * WIDTH - len(rows)

@@ -108,10 +108,10 @@ def _crops(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], result: V
 
 def scatter(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """A part written into a tensor: executed; where it covers the whole now, it may not at another input size."""
-    base, part = args[:2]
-    if not isinstance(base, Field) or not isinstance(part, (Field, Tensor)):
+    base, part = as_field(args[0]), as_field(args[1])
+    if not isinstance(base, Field) or not isinstance(part, Field):
         return flow.unknown(node, args, kwargs)
-    written = move(flow, node, args, kwargs)
+    written = move(flow, node, (base, part, *args[2:]), kwargs)
     if not isinstance(written, Field) or math.prod(part.shape) < math.prod(base.shape):
         return written
     return Field(torch.where(written.data == base.data, written.data, constants.UNKNOWN), written.shape)
@@ -359,10 +359,10 @@ def largest(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: 
 
 
 CREATED: dict[str, int | float] = {
-    **named(0.0, "zeros zeros_like new_zeros"),
+    **named(0.0, "zeros zeros_like new_zeros zero"),
     **named(1.0, "ones ones_like new_ones"),
     **named(0, "scalar_tensor"),
-    **named(1, "full full_like"),
+    **named(1, "full full_like fill"),
     **named(2, "new_full"),
 }
 """Ops that make a tensor of one number -> the number, or (a whole number) which argument it is."""

@@ -246,6 +246,9 @@ def _joined(flow: LabelFlow, node: fx.Node, parts: Sequence[Value], dim: int) ->
 def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Move the addresses of a parameter, or the labels of what is computed from parameters."""
     operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (Field, Parameter, Computed))]
+    first, others = operands[0], operands[1:]
+    if base_name(node) in WRITING and is_plain(first) and len(first.shape) == 1 and all(map(_is_neutral, others)):
+        return Computed(Field(flow.book.parameter(first.name, 0, first.shape[0]), first.shape))
     if len(operands) > 1:
         return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} directly")
     (moved,) = operands
@@ -254,6 +257,10 @@ def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwa
         return tree_map_only(Field, Computed, execute(node, args, kwargs))
     args, kwargs = tree_map_only(Parameter, lambda p: Field(p.addresses(), tuple(p.addresses().shape)), (args, kwargs))
     return tree_map_only(Field, lambda f: Parameter(moved.name, moved.shape, f.full()), execute(node, args, kwargs))
+
+
+def _is_neutral(value: Value) -> bool:
+    return isinstance(value, Field) and bool((value.data == NEUTRAL).all())
 
 
 def cuts_channels(node: fx.Node, args: tuple[Value, ...]) -> bool:
@@ -703,6 +710,8 @@ LIKE_ANOTHER: dict[str, Callable[..., Tensor]] = {
 """Ops that take the shape of another tensor -> what they do with it."""
 
 JOINING = frozenset(("cat", "stack"))
+WRITING = frozenset(("slice_scatter", "select_scatter"))
+"""Ops that put a part into a tensor; whatever is written, a position goes on belonging to its channel."""
 
 RULES: dict[str, Rule] = {
     **named(move, MOVEMENT),
@@ -715,7 +724,7 @@ RULES: dict[str, Rule] = {
     **named(same, UNCHANGED),
     **named(same, DROPOUT),
     **named(same, "to _to_copy"),
-    **named(neutral, "zeros ones full arange empty zeros_like ones_like full_like"),
+    **named(neutral, "zeros ones full arange empty zeros_like ones_like full_like zero fill"),
     **named(neutral, "new_zeros new_ones new_full scalar_tensor"),
     **named(
         meet,

@@ -18,7 +18,7 @@ from compress.errors import ModelError
 
 DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 _FRESH = (
-    "conv1d conv2d conv3d linear batch_norm layer_norm group_norm prelu cat stack add sub mul div max_pool2d "
+    "clone conv1d conv2d conv3d linear batch_norm layer_norm group_norm prelu cat stack add sub mul div max_pool2d "
     "avg_pool2d relu relu6 leaky_relu elu silu gelu hardswish hardsigmoid hardtanh sigmoid tanh clamp"
 )
 FRESH = frozenset(_FRESH.split())

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from compress.graph.aten.labels import place
 from compress.graph.aten.ops import conv_arguments, conv_transposed_arguments
 from compress.graph.aten.trace import base_name, functional
-from compress.surgery.graph_cut.cutter import Cutter, Result, Value
+from compress.surgery.graph_cut.cutter import Cutter, Result, Value, aten
 from compress.surgery.graph_cut.elementwise import pointwise, whole
 from compress.surgery.graph_cut.layout import kept_mask, kept_where
 from compress.surgery.graph_cut.source import source_line
@@ -106,20 +106,26 @@ def _blocks(
 
 
 def linear(cutter: Cutter, node: fx.Node) -> Result:
-    """A linear layer on the last dimension."""
+    """A linear layer on the last dimension; a bias that is computed is added behind it."""
     x, weight, bias = _arguments(node, 3)
-    if not _is_stored(cutter, weight) or not (bias is None or _is_stored(cutter, bias)):
+    if not _is_stored(cutter, weight):
         return whole(cutter, node)
+    stored = bias is not None and _is_stored(cutter, bias)
+    arguments = node.args if stored else node.args[:2]
     value, layout = cutter.present(node, x), cutter.layout(node)
     if not layout.is_plain or not value.layout.is_plain:
         raise cutter.block(node, "a linear layer on features that were cut unevenly")
     last = len(layout.shape) - 1
     value = cutter.narrow(node, value, {**{d: layout.kept(d) for d in range(last)}, last: value.layout.kept(last)})
     parameters = {"weight": (weight, Slices(((layout.kept(last), value.layout.kept(last)),)))}
-    if bias is not None:
+    if stored:
         parameters["bias"] = (bias, Slices(((layout.kept(last),),)))
     sizes = value.layout.sizes[last], layout.sizes[last]
-    return _layer(cutter, node, value, parameters, lambda: nn.Linear(*sizes, bias=bias is not None), node.args)
+    result = _layer(cutter, node, value, parameters, lambda: nn.Linear(*sizes, bias=stored), arguments)
+    if bias is None or stored or not isinstance(result, Value):
+        return result
+    shift = cutter.narrow(node, cutter.present(node, bias), {0: layout.kept(last)})
+    return cutter.held(node, cutter.call(node, aten.add.Tensor, result.node, shift.node))
 
 
 def batch_norm(cutter: Cutter, node: fx.Node) -> Result:

@@ -60,7 +60,7 @@ WHERE_CUT: Mapping[str, Rule] = {
     **named(pointwise, "to _to_copy"),
     **dict.fromkeys(POINTWISE, pointwise),
     **named(created, "zeros ones full new_zeros new_ones new_full"),
-    **named(pointwise, "zeros_like ones_like full_like"),
+    **named(pointwise, "zeros_like ones_like full_like zero fill"),
     **named(along(windows), WINDOWS),
     **named(along(windows), AVERAGE_POOLING),
     "upsample_bicubic2d": along(windows),

@@ -19,9 +19,12 @@ from compress.surgery.graph_cut.outcome import Channels
 POINTWISE = frozenset(name for name, rule in labels.RULES.items() if rule is labels.meet)
 """Elementwise operations."""
 
-_FILLED = "pad constant_pad_nd zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like"
+_FILLED = "pad constant_pad_nd zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like zero fill"
 FILLED = frozenset(_FILLED.split())
 """Operations that make up channels with the same number everywhere."""
+
+LIKE = frozenset(("zeros_like", "ones_like", "full_like", "zero", "fill"))
+"""Those that take their shape from another tensor."""
 
 
 class Stays:
@@ -56,11 +59,13 @@ class Stays:
             return Layout.of(self._state(value), shape)
         return Layout.whole(shape)
 
-    def _with_users(self, node: fx.Node, field: Field) -> Layout | None:
+    def _with_users(self, node: fx.Node, field: Field) -> Any:
         """Padded or created channels go where all elementwise operations that read them lose the channel."""
         state = self._state(field)
         layout = Layout.of(state, field.shape)
         users = [self.layout(user) for user in node.users if base_name(user) in POINTWISE]
+        if not users and base_name(node) in LIKE and isinstance(node.args[0], fx.Node):
+            return self.layout(node.args[0])  # it goes where it came from: into a part of a tensor
         if layout is None or len(users) < len(node.users) or not all(u and u.is_plain for u in (*users, layout)):
             return layout
         kept = {}
