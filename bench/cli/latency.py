@@ -10,7 +10,7 @@ from bench.cli import console, options
 from bench.files import require_writable
 from bench.measure.latency import latency
 from bench.report import LatencyReport, LatencyResult
-from bench.stats import FAR_OUT
+from bench.stats import FAR_OUT, MIN_RUNS
 
 
 def latency_command(
@@ -18,9 +18,11 @@ def latency_command(
     baseline: options.Baseline = None,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
-    samples: Annotated[int, typer.Option(help="Inferences to measure of each model, at least.")] = 200,
-    min_seconds: Annotated[float, typer.Option(help="Time to measure each model, at least.")] = 2.0,
-    runs: Annotated[int, typer.Option(help="Fresh processes; more make the interval narrower.")] = 10,
+    samples: Annotated[int, typer.Option(help="Inferences to measure of each model, or more; at least 1.")] = 200,
+    min_seconds: Annotated[float, typer.Option(help="Time to measure each model, or longer; 0 or more.")] = 2.0,
+    runs: Annotated[
+        int, typer.Option(help=f"Fresh processes, at least {MIN_RUNS}; more make the interval narrower.")
+    ] = 10,
     batch: options.Batch = None,
     shape: options.Shape = None,
     seed: options.Seed = 0,

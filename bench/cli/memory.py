@@ -19,7 +19,7 @@ def memory_command(
     baseline: options.Baseline = None,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
-    repeats: Annotated[int, typer.Option(help="Fresh processes for each model.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Fresh processes for each model, at least 1.")] = 3,
     batch: options.Batch = None,
     shape: options.Shape = None,
     seed: options.Seed = 0,

@@ -12,8 +12,8 @@ from bench.targets import TARGETS
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to measure.")]
 Baseline = Annotated[Path | None, typer.Option(metavar="DENSE.onnx", help="Compare with this model.")]
 Device = Annotated[str, typer.Option(help=f"Where to measure: {', '.join(TARGETS)}.")]
-Threads = Annotated[int, typer.Option(help="Intra-op threads of ONNX Runtime.")]
-Batch = Annotated[int | None, typer.Option(help="Size of open first dimensions; 1 by default.")]
+Threads = Annotated[int, typer.Option(help="Intra-op threads of ONNX Runtime, at least 1.")]
+Batch = Annotated[int | None, typer.Option(help="Size of open first dimensions, at least 1; 1 by default.")]
 Shape = Annotated[
     list[str] | None,
     typer.Option(metavar="INPUT=N,C,H,W", help="Whole shape of an input; may be repeated. Other open sizes are 1."),

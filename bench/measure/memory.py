@@ -44,6 +44,8 @@ def memory(
     Raises:
         BenchError: The request makes no sense, or a model could not be measured.
     """
+    if repeats < 1:
+        raise BenchError(f"repeats is {repeats}, expected at least 1")
     settings = Settings(
         threads=threads,
         batch=batch,

@@ -58,7 +58,8 @@ def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, mo
         ("latency", model, "--shape", "image"): "expected INPUT=SIZES",
         ("latency", model, "--threads", 0): "threads is 0",
         ("latency", model, "--batch", -1): "batch is -1",
-        ("memory", model, "--repeats", 0): "runs is 0",
+        ("latency", model, "--runs", 3): "runs is 3, expected at least 6",
+        ("memory", model, "--repeats", 0): "bench: repeats is 0, expected at least 1\n",
     }
     for words, message in bad.items():
         assert call(monkeypatch, *words, "--json", out) == 2, words
@@ -98,8 +99,18 @@ def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys) -> None:
     assert "No such option" in capsys.readouterr().err
 
 
-def test_the_console_script_shows_no_traceback(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "from bench.cli import main; main()", "latency", str(tmp_path / "none.onnx")]
+@pytest.mark.parametrize(
+    "name, limits",
+    [("latency", ("Fresh processes, at least 6", "more; at least 1", "0 or more")), ("memory", ("model, at least 1",))],
+)
+def test_help_says_the_limits(name: str, limits: tuple[str, ...]) -> None:
+    words = " ".join(CliRunner().invoke(build_app(), [name, "--help"]).output.split())
+    assert [limit for limit in limits if limit not in words] == []
+
+
+@pytest.mark.parametrize("start", [("-c", "from bench.cli import main; main()"), ("-m", "bench")])
+def test_the_console_script_shows_no_traceback(start: tuple[str, str], tmp_path: Path) -> None:
+    words = [sys.executable, *start, "latency", str(tmp_path / "none.onnx")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"bench: model file not found: {tmp_path / 'none.onnx'}\n"
