@@ -28,7 +28,7 @@ from compress.train.evaluate import evaluate
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.recipe import resolve, to_toml
-from compress.train.rundir import CONFIG, Origin, Run, check_new, load_data, open_run, read_summary
+from compress.train.rundir import CONFIG, PRUNE, Origin, Run, check_new, load_data, open_run, read_summary
 from compress.train.session import cpu_threads, pick_device
 
 
@@ -93,7 +93,7 @@ def _prune_run(run: Run, config: Config, task: Task, say: Callable[[str], object
         seconds=time.monotonic() - start_s,
         biases=run.biases(),
     )
-    origin = Origin("prune", run, {"prune": _record(task, report, accuracy)})
+    origin = Origin(PRUNE, run, {"prune": _record(task, report, accuracy)})
     with _appearing(config.out) as directory:
         write_text(directory / CONFIG, to_toml(config))
         origin.save(directory)

@@ -50,6 +50,9 @@ PLAN = "plan.json"
 SUMMARY = "summary.json"
 DENSE = "dense"
 
+PRUNE = "prune"
+"""The act of a run that appears when it is complete, so that there is never something to continue."""
+
 SUMMARY_FORMAT = 3
 """Raised when keys of ``summary.json`` are added or change their meaning."""
 
@@ -96,8 +99,8 @@ def check_new(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--out {directory}: is a file; give the name of a new directory")
     if directory.is_dir() and set(directory.iterdir()) - set(leftovers(directory)):
-        goes_on = (directory / CONFIG).is_file()
-        how = f"To continue the run in it: {resume_command(directory)}; else give" if goes_on else "Give"
+        line = resume_command(directory) if (directory / CONFIG).is_file() else None
+        how = "Give" if line is None else f"To continue the run in it: {line}; else give"
         raise ConfigError(f"--out {directory}: is not empty. {how} another name or remove it")
 
 
@@ -112,11 +115,18 @@ def saved_recipe(directory: Path) -> Path:
     return directory / CONFIG
 
 
-def resume_command(directory: Path) -> str:
-    """The line to paste that continues the run in ``directory``."""
+def resume_command(directory: Path) -> str | None:
+    """The line to paste that continues the run in ``directory``; None for one that ``prune`` made, whole as it came."""
     origin = _saved_origin(directory)
+    if origin is not None and origin["act"] == PRUNE:
+        return None
     command = ["train"] if origin is None else [origin["act"], origin["run"]]
     return shlex.join(["compress", *command, "--out", str(directory), "--resume"])
+
+
+def _how_to_continue(directory: Path) -> str:
+    line = resume_command(directory)
+    return "compress prune makes it anew, with another --out" if line is None else f"continue it with: {line}"
 
 
 def check_same(directory: Path, config: Config, origin: Origin | None = None) -> None:
@@ -131,7 +141,7 @@ def check_same(directory: Path, config: Config, origin: Origin | None = None) ->
     if before != now and (before is None or now is None or before["hash"] != now["hash"]):
         raise ConfigError(
             f"--resume {directory}: that run goes on from {before['run'] if before else 'no other run'}, "
-            f"not from {now['run'] if now else 'none'}; continue it with: {resume_command(directory)}"
+            f"not from {now['run'] if now else 'none'}; {_how_to_continue(directory)}"
         )
     changes = changed_keys(saved, config)
     if changes:
@@ -340,7 +350,7 @@ def open_run(path: Path) -> Run:
     missing = [name for name in (SUMMARY, MODEL, PLAN, MASKED) if not (path / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{path}: the run is not complete ({', '.join(missing)} missing); finish it: {resume_command(path)}"
+            f"{path}: the run is not complete ({', '.join(missing)} missing); {_how_to_continue(path)}"
         )
     summary = read_summary(path)
     if (run_hash(path), file_hash(path / MASKED)) != (summary["hash"], summary["masked_hash"]):

@@ -122,6 +122,22 @@ def test_bad_input_exits_with_2_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_pruning_lacks_is_not_suggested(compress_command: Callable, dense: Path, tmp_path: Path):
+    """A pruned run appears when it is complete: there is never something to resume."""
+    out = tmp_path / "half"
+    options = ("--out", out, "--target-params", "0.5")
+    assert compress_command("prune", dense, *options).code == 0
+    again = compress_command("prune", dense, *options)
+    assert (again.code, again.err) == (
+        2, f"compress: --out {out}: is not empty. Give another name or remove it\n",
+    )  # fmt: skip
+    (out / "model.safetensors").unlink()
+    for command in (("inspect", out), ("train", "--out", out, "--resume")):
+        outcome = compress_command(*command)
+        assert outcome.code == 2
+        assert "compress prune makes it anew, with another --out" in outcome.err
+
+
 def test_runs_that_are_none_are_refused(compress_command: Callable, dense: Path, tmp_path: Path):
     for source, out, fault in [
         (tmp_path, tmp_path / "out", "is no run directory"),
