@@ -8,8 +8,10 @@ network starts with every weight of the file, or not at all.
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,13 +34,37 @@ COUNTER = "num_batches_tracked"
 NAMES_SHOWN = 4
 """Of tensors at fault; the others are counted."""
 
+TENSORS_ALONE = (
+    "Write the tensors alone: torch.save(model.state_dict(), FILE), or "
+    "safetensors.torch.save_file(model.state_dict(), FILE)"
+)
+
 SAME_NETWORK = (
     "Give the state dict of this very network, by the names of its modules. "
     "A compact network is trained on with compress finetune RUN"
 )
 
 
-def start_from_(model: nn.Module, path: Path, *, num_classes: int, new_head: bool = False) -> None:
+@dataclass(frozen=True)
+class Start:
+    """What a network started from.
+
+    Attributes:
+        path: The file.
+        tensors: How many of its tensors are in the network now.
+        new: Layers that the file does not have for this number of classes, and that stayed as they were drawn.
+    """
+
+    path: Path
+    tensors: int
+    new: tuple[str, ...]
+
+    def __str__(self) -> str:
+        told = f"started from {self.path}: {self.tensors} tensor{'' if self.tensors == 1 else 's'}"
+        return told + (f"; new last layer: {', '.join(self.new)}" if self.new else "")
+
+
+def start_from_(model: nn.Module, path: Path, *, num_classes: int, new_head: bool = False) -> Start:
     """Put the weights of a file into a network, if all of them fit.
 
     Args:
@@ -68,6 +94,7 @@ def start_from_(model: nn.Module, path: Path, *, num_classes: int, new_head: boo
         model.load_state_dict(kept, strict=False)
     except RuntimeError as error:  # a layer's own way to load its state
         raise ModelError(f"{path}: does not fit {type(model).__name__}: {error}") from error
+    return Start(path, len(kept), tuple(dict.fromkeys(name.rpartition(".")[0] for name in own if name in head)))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -101,11 +128,15 @@ def _read(path: Path) -> object:
         return READERS[path.suffix](path)
     except OSError as error:
         raise ModelError(f"cannot read the weights {path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:  # torch's own text tells how to run code in the file
+        raise ModelError(
+            f"{path}: cannot be read as weights: it is damaged, or holds more than tensors (a whole model, say), which "
+            f"could run code when it is read. {TENSORS_ALONE}"
+        ) from error
     except Exception as error:  # damaged files raise whatever the unpickler runs into
         raise ModelError(
             f"{path}: cannot be read as weights: {_first_line(error)}\n"
-            "It is damaged, or holds more than tensors. Write the tensors alone: torch.save(model.state_dict(), FILE), "
-            "or safetensors.torch.save_file(model.state_dict(), FILE)"
+            f"It is damaged, or holds more than tensors. {TENSORS_ALONE}"
         ) from error
 
 

@@ -24,11 +24,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 import compress
 from compress.errors import ModelError, VerificationError
-from compress.graph import count_macs
+from compress.graph import count_macs, trace
 from compress.graph.modules import owners
 from compress.optim.slicing import Piece
 from compress.surgery import Plan
-from compress.surgery.bake import private_copy
+from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.compose import compose, restore_
 from compress.surgery.kept import Kept
 from compress.surgery.verify import certify
@@ -74,6 +74,25 @@ class Compaction:
             return f"nothing to compact  {self.seconds:.1f} s"
         parameters, macs = ("{:,} -> {:,}".format(*pair) for pair in (self.parameters, self.macs))
         return f"compacted  parameters {parameters}  MACs {macs}  {self.seconds:.1f} s"
+
+
+def check_followed(model: nn.Module, example: Tensor) -> None:
+    """Refuse, before it is trained, a network whose channels cannot be followed: the end of a run compacts it.
+
+    Args:
+        model: The network; neither it nor a generator is changed.
+        example: Images ``[1, C, H, W]`` on its device.
+
+    Raises:
+        ModelError: It cannot be traced.
+    """
+    with unmoved_generators():
+        try:
+            trace(baked_copy(model), (example,))
+        except ModelError as error:
+            raise ModelError(
+                f"{error}\nNothing was trained: a run ends by removing what is dead, which needs this."
+            ) from error
 
 
 def find_compaction(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.Module] = ()) -> Compaction:

@@ -15,7 +15,7 @@ EXIT_INTERRUPTED = 130
 
 
 class Interrupted(Exception):  # noqa: N818  # not an error: the run did what it was asked to
-    """Training stopped on request, after its checkpoint was written."""
+    """A run stopped on request; it continues from its last checkpoint."""
 
 
 class StopRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,20 @@ from compress.data.machine import core_count
 from compress.data.storage import place, worker_count
 from compress.errors import ConfigError, WriteError
 from compress.files import leftovers, write_text
+from compress.groups import WITHOUT_GRAPH
 from compress.models import build
 from compress.models.weights import start_from_
 from compress.surgery import Plan, save_weights
 from compress.surgery.plan import load_weights, put_weights_
 from compress.train.allocator import keep_freed_memory
-from compress.train.compaction import expanded
+from compress.train.compaction import check_followed, expanded
 from compress.train.config import DENSE_TEACHER, NO_PENALTY, Config
 from compress.train.curves import CURVES, can_draw, draw_curves
 from compress.train.distill import Teacher, find_teacher, own_teacher
 from compress.train.epoch_files import require_tensorboard
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
-from compress.train.interrupt import StopRequest
+from compress.train.interrupt import Interrupted, StopRequest
 from compress.train.learner import Learner, build_learner
 from compress.train.loop import Trainer
 from compress.train.memory import memory_shortage_told
@@ -72,7 +73,7 @@ def train(
 
     Raises:
         CompressError: Something the user can mend; nothing is left behind by what could not start.
-        Interrupted: Ctrl-C; the checkpoint is written, ``resume`` continues.
+        Interrupted: Ctrl-C; ``resume`` continues from the checkpoint.
     """
     directory = config.out
     world = World.joined(config.run.device)
@@ -91,6 +92,7 @@ def train(
             cpu_threads(config.run.threads),
             memory_shortage_told(config),
             _full_disk_told(directory),
+            _interruption_told(directory),
         ):
             quiet = Console(quiet=True)
             mine = config if world.main else _without_files(config, own)
@@ -140,6 +142,9 @@ class Session:
         """Train, and write the run directory."""
         directory = self._config.out
         start = self._build(self._config)  # whatever cannot be built is refused before anything is written
+        penalty = self._config.penalty
+        if penalty.name == NO_PENALTY or penalty.granularity in WITHOUT_GRAPH:  # else the learner has followed it
+            check_followed(start.model, self._example())
         teacher = self._teacher()
         if self._config.run.tensorboard:
             require_tensorboard()
@@ -208,7 +213,7 @@ class Session:
             return
         if not can_draw():
             told = f"no {CURVES}: matplotlib is not installed (pip install matplotlib, or 'edge-compress[plots]')"
-            self._console.print(told, highlight=False, markup=False, soft_wrap=True)
+            self._say(told)
             return
         records, dense = (MetricsLog(each / METRICS).records() for each in (directory, directory / DENSE))
         title = f"{self._config.model.name.rpartition(':')[2]} on {Path(self._config.data.name).name}"
@@ -231,7 +236,7 @@ class Session:
         """The network that is trained, as it starts; that of an origin is the compact one."""
         if self._origin is not None:
             return self._origin.run.model().to(self._device)
-        return build_model(config, self._data, saved=self._config.out / START).to(self._device)
+        return build_model(config, self._data, saved=self._config.out / START, say=self._say).to(self._device)
 
     def _example(self) -> Tensor:
         return self._inputs.plain(self._data.validation, torch.arange(1))[0]
@@ -249,8 +254,10 @@ class Session:
         limit_gib = self._data.memory_gib
         if limit_gib is not None:
             for what, split in (("training", self._data.train), ("validation", self._data.validation)):
-                told = place(what, split, limit_gib=limit_gib, workers=self._workers)
-                self._console.print(told, highlight=False, markup=False, soft_wrap=True)
+                self._say(place(what, split, limit_gib=limit_gib, workers=self._workers))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _tell_stop(self) -> None:
         # Straight to the descriptor of stderr: the signal may have come in the middle of a print, and Python's buffered
@@ -266,13 +273,14 @@ def _seconds(epoch: Record) -> float:
     return float(epoch["seconds"] + (compaction["seconds"] if compaction else 0.0))
 
 
-def build_model(config: Config, data: Data, *, saved: Path) -> nn.Module:
+def build_model(config: Config, data: Data, *, saved: Path, say: Callable[[str], object] = lambda _: None) -> nn.Module:
     """The recipe's network for the images of ``data``, with the weights of the recipe's file or new ones.
 
     Args:
         config: The recipe.
         data: Its images.
         saved: Where a run keeps the weights that it started from; the recipe's file is read only where there are none.
+        say: Called with a line on what was taken from the recipe's file.
 
     Raises:
         ModelError: The network cannot be built, or the file does not fit it.
@@ -284,7 +292,7 @@ def build_model(config: Config, data: Data, *, saved: Path) -> nn.Module:
     if section.weights is not None and saved.exists():
         put_weights_(model, load_weights(saved), source=str(saved))
     elif section.weights is not None:
-        start_from_(model, section.weights, num_classes=classes, new_head=section.new_head)
+        say(str(start_from_(model, section.weights, num_classes=classes, new_head=section.new_head)))
     return model
 
 
@@ -318,6 +326,17 @@ def _full_disk_told(directory: Path) -> Iterator[None]:
         raise WriteError(
             f"{error}. When there is room again, the run goes on where it was saved last: {line}"
         ) from error
+
+
+@contextmanager
+def _interruption_told(directory: Path) -> Iterator[None]:
+    """Take a Ctrl-C that nobody awaits (the second one, or one while the end is computed) for a stop like any other."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not (directory / CONFIG).is_file():  # there is nothing to continue yet
+            raise
+        raise Interrupted from stop
 
 
 @contextmanager

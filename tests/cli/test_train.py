@@ -98,7 +98,9 @@ def bad(*words: str, faults: tuple[str, ...]) -> object:
         bad("--set", "optimizer.lrr=1", faults=("optimizer.lrr: unknown key (did you mean optimizer.lr?)",)),
         bad("--recipe", "missing.toml", faults=("cannot read the recipe missing.toml",)),
         bad("--dataset", "mnist", "--data-dir", "missing", faults=("missing", "MNIST/raw")),
-        bad("--dataset", "missing/folder", faults=("no folder of that name",)),
+        bad(
+            "--dataset", "missing/folder", faults=("nor is there a folder", "/missing/folder (expected train/<class>/")
+        ),
         bad("--model", "missing.py:make", faults=("there is no file missing.py",)),
         bad("--model", "torchvision:resnet81", "--image-size", "32", faults=("resnet18",)),
         bad("--model", "timm:resnet81", faults=("did you mean", "resnet18")),
@@ -122,6 +124,41 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert "Traceback" not in outcome.err + outcome.out
     diverged = "nan" in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == (["run"] if diverged else [])
+
+
+UNTRACEABLE_NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 8, 3)
+        self.classifier = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        features = self.convolution(images)
+        if features.mean() > 0:
+            features = features * 2
+        return self.classifier(features.mean((2, 3)))
+
+def make(num_classes):
+    return Net(num_classes)
+"""
+
+
+@pytest.mark.parametrize(
+    "penalty", [("--penalty", "none"), ("--granularity", "kernel"), ("--granularity", "coupled")], ids="-".join
+)
+def test_a_network_that_cannot_be_compacted_is_not_trained(compress_command: Callable, tmp_path: Path, penalty: tuple):
+    file, run = tmp_path / "net.py", tmp_path / "run"
+    file.write_text(UNTRACEABLE_NET)
+    outcome = compress_command("train", *SHORT, *penalty, "--model", f"{file}:make", "--out", run)
+    assert outcome.code == 2
+    assert "Net could not be captured by torch.export with inputs of shape (1, 1, 8, 8)" in outcome.err
+    assert "control flow" in outcome.err
+    assert "loss" not in outcome.out
+    assert not run.exists()
 
 
 def test_a_corrupt_image_names_its_file(compress_command: Callable, tmp_path: Path):
@@ -179,6 +216,21 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
+
+
+def test_ctrl_c_while_the_end_is_computed_tells_how_to_go_on(tmp_path: Path):
+    run = tmp_path / "run"
+    stopped = start(run, *SHORT)
+    wait_for(run / "masked.safetensors", stopped)  # written when training has ended, before the compaction
+    stopped.send_signal(signal.SIGINT)
+    out, err = stopped.communicate(timeout=120)
+    assert (stopped.returncode, err) == (130, f"stopped; to continue: compress train --out {run} --resume\n")
+    assert "group-lasso 2/2  loss " in out
+    assert not (run / "summary.json").exists()
+    resumed = start(run, "--resume")
+    out, err = resumed.communicate(timeout=120)
+    assert (resumed.returncode, err) == (0, "")
+    assert (run / "summary.json").exists()
 
 
 def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(compress_command: Callable, tmp_path: Path):

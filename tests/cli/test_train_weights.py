@@ -25,6 +25,7 @@ def test_training_starts_from_the_file(compress_command: Callable, tmp_path: Pat
     save_file(given, tmp_path / name) if name.endswith("safetensors") else torch.save(given, tmp_path / name)
     outcome = compress_command("train", *SHORT, "--weights", tmp_path / name, "--out", tmp_path / "run")
     assert outcome.code == 0
+    assert outcome.out.splitlines()[0] == f"started from {tmp_path / name}: 6 tensors"
     trained = load_file(tmp_path / "run" / "masked.safetensors")
     assert all(torch.equal(given[key], trained[key]) for key in given)
     (tmp_path / name).unlink()
@@ -66,6 +67,13 @@ def test_what_cannot_be_used_is_one_message_and_exit_code_2(
     assert [part for part in told if part not in outcome.err] == []
     assert "Traceback" not in outcome.err + outcome.out
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_new_head_is_named(compress_command: Callable, tmp_path: Path):
+    torch.save(state(7), tmp_path / "w.pth")
+    options = ("--weights", tmp_path / "w.pth", "--set", "model.new_head=true")
+    outcome = compress_command("train", *SHORT, *options, "--out", tmp_path / "run")
+    assert outcome.out.splitlines()[0] == f"started from {tmp_path / 'w.pth'}: 4 tensors; new last layer: fc3"
 
 
 def test_a_new_head_without_weights_is_a_fault(compress_command: Callable, tmp_path: Path):

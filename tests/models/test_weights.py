@@ -206,8 +206,8 @@ class Runs:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (trained(), "Weights only load failed"),
-        ({"state_dict": Runs()}, "Weights only load failed"),
+        (trained(), "it is damaged, or holds more than tensors (a whole model, say)"),
+        ({"state_dict": Runs()}, "it is damaged, or holds more than tensors (a whole model, say)"),
         ([1, 2], "holds a list, expected a state dict: tensors by name"),
         ({}, "holds nothing, expected a state dict"),
         ({"epoch": 3, "net": {}}, "holds entries that are no tensors (epoch, net), expected a state dict"),
@@ -217,7 +217,9 @@ class Runs:
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path, monkeypatch, content, told):
     monkeypatch.chdir(tmp_path)
-    assert told in refusal(saved(tmp_path / "weights.pth", content))
+    refused = refusal(saved(tmp_path / "weights.pth", content))
+    assert told in refused
+    assert "two options" not in refused  # torch's advice, one of which would run the code
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pth"]
 
 
