@@ -56,7 +56,7 @@ resnet20-cifar10jpeg: setup ## ResNet-20 on 2,000 images for two epochs: the pat
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/pipeline.py --recipe recipes/resnet20-cifar10jpeg.toml --out $(RUNS)/resnet20-look \
 	    --markdown docs/results/resnet20-cifar10jpeg-path.md -- \
-	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2 --strength 4
+	    --data-dir $(RUNS)/cifar10-jpeg --limit 2000 --epochs 2 --strength 4 --set penalty.epochs=2
 
 plots: setup ## the pictures of docs/penalties.md
 	$(BIN)/python experiments/penalty_plots.py --out docs/images

@@ -22,6 +22,10 @@ class ModelError(CompressError):
     """A model that cannot be built, traced or loaded."""
 
 
+class UnknownModelError(ModelError):
+    """A name that no model has."""
+
+
 class ConstantOutputError(ModelError):
     """A network whose output no longer depends on its input; ``layers`` are those without a filter that is left."""
 

@@ -66,7 +66,9 @@ def check_run(run: Path) -> None:
 def test_digits(tmp_path: Path) -> None:
     """The demo's recipe, cut short."""
     out = tmp_path / "run"
-    printed = pipeline("digits-demo.toml", out, "--epochs", "3", "--set", "penalty.warmup_epochs=1")
+    printed = pipeline(
+        "digits-demo.toml", out, "--epochs", "3", "--set", "penalty.epochs=2", "--set", "penalty.warmup_epochs=1"
+    )
     assert "$ compress train" in printed
     assert "latency p50" in printed
     check_run(out)
@@ -76,7 +78,7 @@ def test_resnet20_on_cifar10_jpeg(tmp_path: Path, cifar10_jpeg: Path) -> None:
     """Residual additions, 2,000 images, two epochs: the path, not the accuracy."""
     out = tmp_path / "run"
     options = ["--data-dir", str(cifar10_jpeg), "--limit", "2000", "--epochs", "2", "--strength", "4"]
-    pipeline("resnet20-cifar10jpeg.toml", out, *options)
+    pipeline("resnet20-cifar10jpeg.toml", out, *options, "--set", "penalty.epochs=2")
     check_run(out)
 
 

@@ -52,9 +52,7 @@ def finetune(
     """
     import sys
 
-    from rich.console import Console
-
-    from compress.cli.tables import rounds_table, summary_table
+    from compress.cli.tables import console, rounds_table, summary_table
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.rundir import SUMMARY, check_new, open_run
     from compress.train.world import is_main
@@ -76,7 +74,7 @@ def finetune(
             check_new(target)
     before = None
     summaries = []
-    console = Console(quiet=not is_main())
+    screen = console(quiet=not is_main())
     for source, target in itertools.pairwise([run, *targets]):
         opened = open_run(source)
         before = before or opened.summary
@@ -84,12 +82,12 @@ def finetune(
             summaries.append(open_run(target).summary)
             continue
         if rounds > 1:
-            console.print(
+            screen.print(
                 f"round {len(summaries) + 1} of {rounds}: {source} -> {target}", highlight=False, soft_wrap=True
             )
         going_on = resume and (rounds == 1 or target.exists())
         try:
-            summaries.append(_round(opened, target, flags, settings or [], resume=going_on, console=console))
+            summaries.append(_round(opened, target, flags, settings or [], resume=going_on, console=screen))
         except Interrupted as stop:
             line = ["finetune", str(run), "--out", str(directory), "--resume"]
             if rounds > 1:  # rounds to come need the options too
@@ -100,13 +98,13 @@ def finetune(
     if not is_main():
         return
     assert before is not None
-    console.print(summary_table(summaries[-1]))
+    screen.print(summary_table(summaries[-1]))
     if rounds > 1:
-        console.print(rounds_table([before, *summaries]))
+        screen.print(rounds_table([before, *summaries]))
     for split, now in summaries[-1]["accuracy"].items():
         if now["compact"] is not None:
             told = f"{split} accuracy: {before['accuracy'][split]['compact']:.2%} before, {now['compact']:.2%} now"
-            console.print(told, highlight=False, soft_wrap=True)
+            screen.print(told, highlight=False, soft_wrap=True)
     quoted = shlex.quote(str(directory))
     typer.echo(f"\nrun directory: {quoted}\nnext:\n  compress inspect {quoted}")
     typer.echo(f"  compress export {quoted} --onnx model.onnx")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compress.errors import UnknownModelError
+
 if TYPE_CHECKING:
     from compress.train.rundir import Run
 
@@ -24,24 +26,22 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show each layer's channels: of a run, before and after; of a model, how many could leave it."""
-    from rich.console import Console
+    from compress.cli.tables import console, layer_table, summary_table
 
-    from compress.cli.tables import layer_table, summary_table
-
-    console = Console()
+    screen = console()
     run = _run(target)
     layers = _run_layers(run) if run else model_layers(target, image_size, channels, classes)
     if as_json:
         changes = {"changes": run_changes(run)} if run else {}
         typer.echo(json.dumps({"target": target, "layers": layers, **changes}, indent=2))
     elif run:
-        console.print(summary_table(run.summary))
-        console.print(layer_table(f"layers of {target}", RUN_HEADINGS, [_row(layer) for layer in layers]))
+        screen.print(summary_table(run.summary))
+        screen.print(layer_table(f"layers of {target}", RUN_HEADINGS, [_row(layer) for layer in layers]))
         for change in run_changes(run):
-            console.print(f"  {change}", highlight=False)
+            screen.print(f"  {change}", highlight=False)
     else:
         title = f"{target}, {channels}x{image_size}x{image_size} images"
-        console.print(layer_table(title, MODEL_HEADINGS, [_row(layer) for layer in layers]))
+        screen.print(layer_table(title, MODEL_HEADINGS, [_row(layer) for layer in layers]))
 
 
 def _run(target: str) -> Run | None:
@@ -88,7 +88,10 @@ def model_layers(name: str, image_size: int, channels: int, classes: int) -> lis
     from compress.graph import channel_graph
     from compress.models import build
 
-    model = build(name, num_classes=classes, in_channels=channels, image_size=image_size)
+    try:
+        model = build(name, num_classes=classes, in_channels=channels, image_size=image_size)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"there is no run directory {name}, and no such model: {error}") from error
     graph = channel_graph(model, (torch.zeros(1, channels, image_size, image_size),))
     free, reasons = graph.free(), graph.classes.reasons
     layers: list[dict[str, Any]] = []

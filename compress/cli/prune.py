@@ -58,9 +58,7 @@ def prune(
     met is refused. Accuracy is told on the validation split after each act; the test split is read once, at the end.
     compress finetune then trains the compact network on.
     """
-    from rich.console import Console
-
-    from compress.cli.tables import summary_table
+    from compress.cli.tables import console, summary_table
     from compress.pruning import Policy
     from compress.pruning.run import Task, prune_run
 
@@ -68,15 +66,15 @@ def prune(
         {"threshold": threshold, "keep-ratio": keep_ratio, "macs": target_macs, "params": target_params}
     )
     policy = Policy(criterion, normalise, per_layer, min_channels)
-    console = Console()
+    screen = console()
     summary = prune_run(
         run,
         out,
         Task(target, policy, batches, recalibrate, device),
-        lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+        lambda line: screen.print(line, highlight=False, markup=False, soft_wrap=True),
     )
-    console.print(prune_table(summary))
-    console.print(summary_table(summary))
+    screen.print(prune_table(summary))
+    screen.print(summary_table(summary))
     directory = shlex.quote(str(out))
     typer.echo(f"run directory: {directory}\nnext:\n  compress finetune {directory}")
     typer.echo(f"  compress inspect {directory}\n  compress export {directory} --onnx model.onnx")

@@ -5,14 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
+
+WIDTH_WITHOUT_TERMINAL = 1000
+"""In characters. Files and pipes have no width; by rich's own, 80, tables would be cut and lines broken."""
+
+
+def console(*, quiet: bool = False) -> Console:
+    """Where a command prints its tables."""
+    out = Console(quiet=quiet)
+    return out if out.is_terminal else Console(quiet=quiet, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """Dense, masked and compact network side by side, from ``summary.json``."""
     table = Table(title=f"{summary['model']} on {summary['dataset']}", box=box.SIMPLE_HEAD)
     for heading in ("accuracy:", "test", "validation", "parameters", "MACs", "bytes"):
-        table.add_column(heading, justify="left" if heading.endswith(":") else "right")
+        table.add_column(heading, justify="left" if heading.endswith(":") else "right", overflow="fold")
     # Masking changes neither shapes nor the work of a dense network.
     shape_of = {"dense": "dense", "masked": "dense", "compact": "compact"}
     for name, shape in shape_of.items():
@@ -34,7 +44,7 @@ def rounds_table(summaries: list[dict[str, Any]]) -> Table:
     """The compact networks of a run and of the rounds after it, one row each, from their ``summary.json``."""
     table = Table(title="rounds", box=box.SIMPLE_HEAD)
     for heading in ("", "test", "validation", "parameters", "MACs"):
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for number, summary in enumerate(summaries):
         accuracy = (_percent(summary["accuracy"][split]["compact"]) for split in ("test", "validation"))
         sizes = (f"{summary[key]['compact']:,}" for key in ("parameters", "macs"))

@@ -28,7 +28,7 @@ def train(
         str | None,
         typer.Option(
             help="l0, l1, lp, transformed-l1, mcp, scad, log-sum, l1-over-l2, hoyer, group-lasso, "
-            "sparse-group-lasso or none; shapes by --set penalty.p=0.75 and the like."
+            "sparse-group-lasso, hard-concrete or none; shapes by --set penalty.p=0.75 and the like."
         ),
     ] = None,
     granularity: Annotated[
@@ -86,9 +86,7 @@ def train(
     if resume and recipe is None and out is None:
         raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
 
-    from rich.console import Console
-
-    from compress.cli.tables import summary_table
+    from compress.cli.tables import console, summary_table
     from compress.train.config import NO_PENALTY
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
@@ -99,17 +97,17 @@ def train(
     if resume and recipe is None and out is not None:
         recipe = saved_recipe(out)
     config = resolve(recipe, flags, settings or ())
-    console = Console(quiet=not is_main())
+    screen = console(quiet=not is_main())
     directory = shlex.quote(str(out or config.out))
     try:
-        summary = run(config, resume=resume, console=console)
+        summary = run(config, resume=resume, console=screen)
     except Interrupted as stop:
         if is_main():
             typer.echo(f"stopped; to continue: compress train --out {directory} --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
     if not is_main():
         return
-    console.print(summary_table(summary))
+    screen.print(summary_table(summary))
     if summary["budget"]:
         met = summary["budget"]
         shares = [f"{met[key] / met['given']:.1%}" for key in ("reached", "target")]

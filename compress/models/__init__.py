@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from compress.errors import ModelError
+from compress.errors import ModelError, UnknownModelError
 from compress.models.densenet import densenet40, densenet100
 from compress.models.from_file import build_from_file
 from compress.models.from_timm import build_timm
@@ -93,7 +93,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         return partial(build_from_file, name)
     near = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ModelError(f"unknown model {name!r}{hint}; known: {', '.join([*MODELS, *FORMS])}")
+    raise UnknownModelError(f"unknown model {name!r}{hint}; known: {', '.join([*MODELS, *FORMS])}")
 
 
 def _check_fits(name: str, model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
@@ -115,7 +115,5 @@ def _try(name: str, model: nn.Module, shape: tuple[int, ...], num_classes: int, 
     expected = (shape[0], num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        count = "one" if shape[0] == 1 else str(shape[0])
-        raise ModelError(
-            f"{name}: returns {got} for {count} {images} images{mode}, expected logits of shape {list(expected)}"
-        )
+        count, images = ("one", f"{images} image") if shape[0] == 1 else (str(shape[0]), f"{images} images")
+        raise ModelError(f"{name}: returns {got} for {count} {images}{mode}, expected logits of shape {list(expected)}")

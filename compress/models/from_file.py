@@ -13,6 +13,8 @@ from torch import nn
 
 from compress.errors import ModelError
 
+EXPECTED = "expected FILE.py:factory, where factory is a function that returns the model"
+
 
 def build_from_file(name: str, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """Run the file of ``FILE.py:factory`` and call its factory.
@@ -27,7 +29,7 @@ def build_from_file(name: str, *, num_classes: int, in_channels: int, image_size
     file_name, _, factory_name = name.rpartition(":")
     path = Path(file_name).expanduser()
     if not factory_name.isidentifier():
-        raise ModelError(f"{name}: expected FILE.py:factory, where factory is a function that returns the model")
+        raise ModelError(f"{name}: {EXPECTED}")
     if not path.is_file():
         raise ModelError(f"{name}: there is no file {path}; give its path from the current folder, {Path.cwd()}")
     factory = _factory(_run(path), factory_name, path)
@@ -72,7 +74,7 @@ def _factory(module: ModuleType, name: str, path: Path) -> Callable[..., object]
     if callable(factory) and not isinstance(factory, nn.Module):
         return factory  # type: ignore[no-any-return]
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    found = f"is a {type(factory).__name__}, not callable" if factory is not None else "is not defined"
+    found = f"({type(factory).__name__}) cannot be called" if factory is not None else "is not defined"
     raise ModelError(f"{path}: {name} {found}; the file defines: {', '.join(own) or 'no function or class'}")
 
 

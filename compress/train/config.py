@@ -95,10 +95,13 @@ def _one_of(known: Callable[[], Iterable[str]], *forms: str) -> AfterValidator:
 def _model_name(name: str) -> str:
     """Accept a name of ``MODELS``, a library's name, or a factory in a file (whose path is made absolute)."""
     from compress.models import FORMS, LIBRARIES, MODELS
+    from compress.models.from_file import EXPECTED
 
     if name.startswith(tuple(LIBRARIES)):
         return name
     file, colon, factory = name.rpartition(":")
+    if name.endswith(".py"):
+        raise ValueError(EXPECTED)
     if colon and file.endswith(".py"):
         if not Path(file).expanduser().is_file():
             raise ValueError(f"there is no file {file}")
@@ -109,13 +112,22 @@ def _model_name(name: str) -> str:
 
 
 def _dataset_name(name: str) -> str:
-    """Accept a name of ``DATASETS`` or a folder of images (whose path is made absolute)."""
+    """Accept a name of ``DATASETS`` or a folder of images (whose path is made absolute).
+
+    Whether an absolute path, as saved recipes have it, is there still matters only to what reads the images.
+    """
+    from compress.data import FOLDER
+    from compress.data.folder import LAYOUT
+
     names = list(_datasets())
     if name in names:
         return name
     folder = _absolute(Path(name))
-    if not folder.is_dir():
-        raise ValueError(f"unknown data set, and no folder of that name; known: {', '.join(names)}, FOLDER")
+    if not (folder.is_dir() or Path(name).is_absolute()):
+        raise ValueError(
+            f"no data set of that name; nor is there a folder {folder} ({LAYOUT}; {FOLDER} takes the one in data.dir); "
+            f"known: {', '.join(names)}"
+        )
     return str(folder)
 
 
@@ -433,6 +445,16 @@ class Config(Section):
         if self.run.dense_baseline and self.penalty.name == NO_PENALTY:
             raise ValueError(
                 "run.dense_baseline: penalty.name is none, so that the run is its own baseline; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _penalty_ends_in_time(self) -> Config:
+        ends, epochs = self.penalty.epochs, self.schedule.epochs
+        if self.penalty.name != NO_PENALTY and ends is not None and ends > epochs:
+            raise ValueError(
+                f"penalty.epochs: got {ends}, but schedule.epochs (--epochs) is {epochs}, so that the penalty would "
+                f"never end; give fewer, or let it act to the end with --set penalty.epochs={epochs}"
             )
         return self
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -21,6 +21,21 @@ from compress.errors import ConfigError
 from compress.train.config import Config
 
 Tree = dict[str, Any]
+
+COMMAND_LINE = "command line"
+
+
+class Fault(NamedTuple):
+    """What is wrong in a configuration.
+
+    Attributes:
+        told: The key, what was got and what was expected.
+        source: Where it is to be mended: the recipe's file or the command line.
+    """
+
+    told: str
+    source: str
+
 
 LOCATION_KEYS = frozenset(
     {"run.out", "run.tensorboard", "run.curves", "data.dir", "data.download", "data.memory_gib", "data.workers"}
@@ -49,17 +64,26 @@ def resolve(
     tree = read_toml(recipe) if recipe else {}
     for key in without:
         _leave_out(tree, key)
-    faults: list[str] = []
-    for key, value in (flags or {}).items():
-        if value is not None:
-            faults += _put(tree, key, value)
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    faults: list[Fault] = []
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or "." not in key:
-            faults.append(f"--set {setting}: expected SECTION.KEY=VALUE, for example --set optimizer.lr=0.1")
+            told = f"--set {setting}: expected SECTION.KEY=VALUE, for example --set optimizer.lr=0.1"
+            faults.append(Fault(told, COMMAND_LINE))
         else:
-            faults += _put(tree, key.strip(), parse_value(text.strip()))
-    return _validate(tree, faults, source=str(recipe) if recipe else "command line")
+            given[key.strip()] = parse_value(text.strip())
+    for key, value in given.items():
+        faults += [Fault(told, str(recipe or COMMAND_LINE)) for told in _put(tree, key, value)]
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        faults += [_fault(details, given, recipe) for details in error.errors(include_url=False)]
+    if faults:
+        sources = " and ".join(dict.fromkeys(fault.source for fault in faults))
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise ConfigError("\n".join([f"{sources}: {count} in the configuration", *(f"  {told}" for told, _ in faults)]))
+    return config
 
 
 def read_toml(path: Path) -> Tree:
@@ -127,18 +151,20 @@ def _put(tree: Tree, dotted: str, value: object) -> list[str]:
     return []
 
 
-def _validate(tree: Tree, faults: list[str], *, source: str) -> Config:
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        faults = faults + [_fault(details) for details in error.errors(include_url=False)]
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise ConfigError("\n".join([f"{source}: {count} in the configuration", *(f"  {fault}" for fault in faults)]))
-    return config
+def _fault(details: ErrorDetails, given: Collection[str], recipe: Path | None) -> Fault:
+    """What is wrong, and whether the command line (which has the keys ``given``) or the recipe says so."""
+    key = ".".join(str(part) for part in details["loc"])
+    by_hand = any(f"{key}.".startswith(f"{own}.") or f"{own}.".startswith(f"{key}.") for own in given)
+    if recipe is None or (key and by_hand):
+        source = COMMAND_LINE
+    elif key or not given:
+        source = str(recipe)
+    else:  # several keys together, from either
+        source = f"{recipe} with the {COMMAND_LINE}"
+    return Fault(_told(details), source)
 
 
-def _fault(details: ErrorDetails) -> str:
+def _told(details: ErrorDetails) -> str:
     key = ".".join(str(part) for part in details["loc"])
     if not key:  # several keys together; the message names them
         return details["msg"].removeprefix("Value error, ")
@@ -148,14 +174,16 @@ def _fault(details: ErrorDetails) -> str:
         return f"{key}: missing; give it in the recipe or with {_hint(key)}"
     if details["type"] == "model_type":
         return f"{key}: got {details['input']!r}, expected a [{key}] section"
-    told = details["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace("valid ", "")
+    told = details["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    told = told.replace("a valid integer", "an integer").replace("valid ", "")
     known = told.partition("known: ")[2].replace(",", " ").split()
     near = difflib.get_close_matches(str(details["input"]), known, n=1)
     return f"{key}: got {details['input']!r}; {told}" + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def _hint(key: str) -> str:
-    return {"model": "--model NAME", "model.name": "--model NAME", "data": "--dataset NAME"}.get(key, "--dataset NAME")
+    section = key.removesuffix(".name")
+    return {"model": "--model NAME", "data": "--dataset NAME"}.get(section, f"--set {key}=VALUE")
 
 
 def _unknown_key(key: str) -> str:

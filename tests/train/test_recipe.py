@@ -183,6 +183,66 @@ def test_l0_is_refused_as_a_subgradient():
     assert "derivative" in fault
 
 
+def test_a_penalty_that_would_never_end_is_a_fault(tmp_path: Path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        '[model]\nname = "lenet5"\n[data]\nname = "digits"\n[penalty]\nepochs = 12\n[schedule]\nepochs = 20\n'
+    )
+    for settings in ([], ["penalty.epochs=5"], ["penalty.name=none"]):
+        assert resolve(recipe, {"schedule.epochs": 20 if not settings else 5}, settings)
+    with pytest.raises(ConfigError) as caught:
+        resolve(recipe, {"schedule.epochs": 5})
+    assert str(caught.value).splitlines() == [
+        f"{recipe} with the command line: 1 fault in the configuration",
+        "  penalty.epochs: got 12, but schedule.epochs (--epochs) is 5, so that the penalty would never end; give "
+        "fewer, or let it act to the end with --set penalty.epochs=5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("in_the_recipe", "settings", "source"),
+    [
+        ("", ["penalty.strenght=2"], "command line"),
+        ("strenght = 2", [], "{recipe}"),
+        ("strenght = 2", ["optimizer.lr=0.1"], "{recipe}"),
+        ("strenght = 2", ["penalty.mode=both"], "{recipe} and command line"),
+        ("strength = -1", ["penalty.strength=-2"], "command line"),
+        ("", ["penalties.name=l0"], "command line"),
+        ("", ["nonsense"], "command line"),
+    ],
+)
+def test_faults_are_said_to_be_where_they_are(tmp_path: Path, in_the_recipe: str, settings: list[str], source: str):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[model]\nname = "lenet5"\n[data]\nname = "digits"\n[penalty]\n{in_the_recipe}\n')
+    with pytest.raises(ConfigError) as caught:
+        resolve(recipe, {"run.seed": 3}, settings)
+    first = str(caught.value).splitlines()[0]
+    assert set(first.partition(": ")[0].split(" and ")) == set(source.format(recipe=recipe).split(" and "))
+
+
+def test_whole_numbers_are_told_in_english():
+    assert faults_of(settings=("data.limit=half",)) == ["data.limit: got 'half'; expected an integer"]
+
+
+def test_a_missing_folder_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    [fault] = faults_of({"data.name": "fotos/"})
+    assert f"there a folder {tmp_path}/fotos (expected train/<class>/" in fault
+    assert "known: digits, mnist" in fault
+    assert "did you mean" not in fault
+
+
+def test_a_model_file_without_its_factory_is_a_fault(tmp_path: Path):
+    (tmp_path / "net.py").touch()
+    [fault] = faults_of({"model.name": f"{tmp_path}/net.py"})
+    assert "expected FILE.py:factory, where factory is a function that returns the model" in fault
+
+
+def test_a_key_that_is_missing_is_named_with_its_option():
+    [fault] = faults_of(settings=("penalty.budget.measure=macs",))
+    assert fault == "penalty.budget.target: missing; give it in the recipe or with --set penalty.budget.target=VALUE"
+
+
 def test_a_run_without_penalty_is_its_own_baseline():
     [fault] = faults_of({**GIVEN, "penalty.name": "none", "run.dense_baseline": True})
     assert "its own baseline" in fault
