@@ -5,9 +5,10 @@ hidden files and those without an image's suffix do not. Images are decoded with
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,14 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 DECODING_THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter's lock while it decodes
 LAST_BYTES = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # what a whole file of the format ends with, or nearly
 NEARLY = 64  # bytes: of checksums, and of what cameras add
+FILES_NAMED = 10  # of those that cannot be read; the others are counted
 LAYOUT = "expected train/<class>/<images>, and optionally val/ and test/ with the same classes"
+
+Made = TypeVar("Made")
+
+
+class UnreadableImageError(DataError):
+    """A file that is no image, or a damaged one."""
 
 
 class FileSplit:
@@ -48,9 +56,7 @@ class FileSplit:
         Raises:
             DataError: An image cannot be decoded, or has another size than expected; the message names its file.
         """
-        threads = DECODING_THREADS if get_worker_info() is None else 1  # there are several processes already
-        with ThreadPoolExecutor(threads) as pool:
-            decoded = list(pool.map(self._decode, [self._paths[i] for i in indices.tolist()]))
+        decoded = _of_each([self._paths[i] for i in indices.tolist()], self._decode)
         batch = np.stack(decoded) if decoded else np.empty((0, *self.image_shape[1:], 3), np.uint8)
         return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
@@ -65,9 +71,7 @@ class FileSplit:
         Raises:
             DataError: As ``images`` does.
         """
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            for _ in pool.map(self._check_file, self._paths):
-                pass
+        _of_each(self._paths, self._check_file)
 
     def _check_file(self, path: Path) -> None:
         size, seems_whole = _header(path)
@@ -119,6 +123,8 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
     empty = [name for label, name in enumerate(classes) if label not in found]
     if empty:
         raise DataError(f"{train_folder}: no image in {', '.join(empty)}; image suffixes: {_suffixes()}; {LAYOUT}")
+    if len(classes) == 1:
+        raise DataError(f"{train_folder}: has one class alone, {classes[0]}, and so nothing to learn; {LAYOUT}")
     size = _common_size(paths[0]) if image_size is None else image_size
 
     def listed(paths: list[Path], labels: list[int]) -> FileSplit:
@@ -191,8 +197,40 @@ def _header(path: Path) -> tuple[tuple[int, int], bool]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}); replace or delete it")
+def _of_each(paths: Sequence[Path], make: Callable[[Path], Made]) -> list[Made]:
+    """What ``make`` makes of each file, several at a time.
+
+    Raises:
+        DataError: Files cannot be read, or ``make`` has another fault to find with the first that has one.
+    """
+
+    def tried(path: Path) -> Made | UnreadableImageError:
+        try:
+            return make(path)
+        except UnreadableImageError as error:
+            return error
+
+    made: list[Made] = []
+    faults: list[UnreadableImageError] = []
+    threads = DECODING_THREADS if get_worker_info() is None else 1  # there are several processes already
+    with ThreadPoolExecutor(threads) as pool:
+        for result in pool.map(tried, paths):
+            if isinstance(result, UnreadableImageError):
+                faults.append(result)
+            else:
+                made.append(result)
+    if len(faults) > 1:
+        more = [f"and {len(faults) - FILES_NAMED} more"] if len(faults) > FILES_NAMED else []
+        listed = [f"  {line}" for line in (*map(str, faults[:FILES_NAMED]), *more)]
+        raise UnreadableImageError("\n".join([f"{len(faults)} images cannot be read", *listed]))
+    if faults:
+        raise faults[0]
+    return made
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
+    why = f"{type(error).__name__}: {error}".replace(f" '{path}'", "").replace(f" {str(path)!r}", "")
+    return UnreadableImageError(f"{path}: cannot be read as an image ({why}); replace or delete it")
 
 
 def _suffixes() -> str:

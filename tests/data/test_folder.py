@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,27 @@ def test_a_corrupt_image_is_found_before_anything_is_trained(root, split, file, 
         load(str(root), memory_gib=0)
     path.write_bytes(content + bytes(200))  # a whole one, with something behind it
     load(str(root), memory_gib=0)
+
+
+@pytest.mark.parametrize("memory_gib", [0, 1])
+def test_names_up_to_ten_corrupt_images(root, memory_gib):
+    paths = [root / "train" / name / f"{i}.png" for name in ("cat", "dog") for i in range(1, 7)]
+    for path in paths:
+        path.write_bytes(b"nonsense")
+    write_image(root / "val" / "dog" / "0.png", 7)
+    with pytest.raises(DataError) as caught:
+        load(str(root), memory_gib=memory_gib)
+    first, *listed, last = str(caught.value).splitlines()
+    assert (first, last) == ("12 images cannot be read", "  and 2 more")
+    assert [line.partition(":")[0].strip() for line in listed] == list(map(str, paths[:10]))
+    assert all("cannot be read as an image (UnidentifiedImageError" in line for line in listed)
+
+
+def test_refuses_a_single_class(root):
+    shutil.rmtree(root / "train" / "dog")
+    shutil.rmtree(root / "test" / "dog")
+    with pytest.raises(DataError, match=r"train: has one class alone, cat, and so nothing to learn; expected train/"):
+        load(str(root))
 
 
 def test_refuses_other_layouts(tmp_path):
