@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from export.errors import ExportError
     from export.from_torch import ExportReport, to_onnx
+    from export.metadata import read_metadata
 
 # Public name -> its module. No module may bear the name of a function that is listed here: importing it would put the
 # module in the function's place.
-_HOMES = {"ExportError": "export.errors", "ExportReport": "export.from_torch", "to_onnx": "export.from_torch"}
+_HOMES = {
+    "ExportError": "export.errors",
+    "ExportReport": "export.from_torch",
+    "read_metadata": "export.metadata",
+    "to_onnx": "export.from_torch",
+}
 
-__all__ = ["ExportError", "ExportReport", "to_onnx"]
+__all__ = ["ExportError", "ExportReport", "read_metadata", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:

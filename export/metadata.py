@@ -4,6 +4,7 @@ Read back with `onnxruntime.InferenceSession(path).get_modelmeta().custom_metada
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -70,6 +71,19 @@ def provenance(random: Parity, real: Parity | None, opset: int, *, simplified: b
 def embed(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace the model's metadata by `entries`, in place."""
     onnx.helper.set_model_props(model, dict(entries))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file.
+
+    Raises:
+        ExportError: It cannot be read, or is no ONNX file.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # those of the file system and of protobuf have no other base class in common
+        raise ExportError(f"{path}: cannot be read as an ONNX file: {error}") from error
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def strip_traces(message: Any) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.errors import CompressError
+from compress.errors import CompressError, DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from torch import Tensor
 
     from compress.train.rundir import Run
     from export import ExportReport
@@ -25,6 +27,9 @@ REAL_BATCH = 8
 
 DENSE_SUFFIX = "-dense"
 """``model.onnx`` and ``model-dense.onnx`` belong together: the compact network, and the one before removal."""
+
+COLORS = {1: "L", 3: "RGB"}
+"""Pillow's mode of images with so many channels."""
 
 
 def export_command(
@@ -43,8 +48,10 @@ def export_command(
     """Write a run's compact network as ONNX, verified against torch on random and on real images.
 
     The largest difference is printed and stored in the file, with the run's hash, accuracy, class names and
-    normalisation. A difference above the tolerance is an error and leaves no file.
+    preprocessing. A difference above the tolerance is an error and leaves no file. A run whose images are gone is
+    verified on random ones alone.
     """
+    import torch
     from rich.console import Console
 
     from compress.train.rundir import open_run
@@ -54,30 +61,41 @@ def export_command(
         raise CompressError(f"--onnx {onnx}: the file's name must end in .onnx")
     opened = open_run(run)
     model = opened.dense_model() if dense else opened.model()
-    images = opened.validation_batch(REAL_IMAGES)
+    images, notes = _real_images(opened)
     size = REAL_BATCH if dynamic_batch else 1
     try:
         report = to_onnx(
             model,
-            (images[:1],),
+            (torch.zeros(1, *opened.image_shape),),
             onnx,
             opset=opset,
             dynamic_batch=dynamic_batch,
-            metadata=run_metadata(opened, dense=dense),
+            metadata=run_metadata(opened, dense=dense, dynamic_batch=dynamic_batch),
             extra_inputs=[(images[start : start + size],) for start in range(0, len(images), size)],
         )
     except ExportError as error:
         raise CompressError(f"cannot export {run}: {error}") from error
     console = Console()
     console.print(_table(report, dense=dense))
-    for note in report.notes:
+    for note in (*notes, *report.notes):
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print(next_command(run, onnx, dense=dense), markup=False, highlight=False, soft_wrap=True)
+    command = next_command(opened, onnx, dense=dense, dynamic_batch=dynamic_batch, opset=opset)
+    console.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
-def run_metadata(run: Run, *, dense: bool) -> dict[str, str]:
+def _real_images(run: Run) -> tuple[Tensor, list[str]]:
+    """Validation images to verify on, float32 ``[n, C, H, W]``; none, and a note, where the data set is gone."""
+    import torch
+
+    try:
+        return run.validation_batch(REAL_IMAGES), []
+    except DataError as error:
+        return torch.empty(0, *run.image_shape), [f"verified on random batches alone, for want of images: {error}"]
+
+
+def run_metadata(run: Run, *, dense: bool, dynamic_batch: bool) -> dict[str, str]:
     """What the file tells about the run; everything but plain text is JSON."""
-    variant, counted = ("masked", "dense") if dense else ("compact", "compact")
+    variant, counted = _variant(dense=dense), "dense" if dense else "compact"
     values = {
         "run_hash": run.hash,
         "variant": variant,
@@ -86,6 +104,9 @@ def run_metadata(run: Run, *, dense: bool) -> dict[str, str]:
         "class_names": list(run.class_names),
         "mean": list(run.mean),
         "std": list(run.std),
+        "preprocess": preprocessing(run),
+        "output": "logits",
+        "batch": _batch(dynamic=dynamic_batch),
         "validation_accuracy": run.summary["accuracy"]["validation"][variant],
         "test_accuracy": run.summary["accuracy"]["test"][variant],
         "parameters": run.summary["parameters"][counted],
@@ -94,25 +115,78 @@ def run_metadata(run: Run, *, dense: bool) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-def next_command(run: Path, onnx: Path, *, dense: bool) -> str:
-    """The line to paste next: the comparison of both networks, preceded by the export of the other if it is missing."""
-    compact_file, dense_file = _pair(onnx, dense=dense)
-    bench = shlex.join(["bench", "latency", str(compact_file), "--baseline", str(dense_file), "--device", "cpu"])
-    other = compact_file if dense else dense_file
-    if other.exists():
+def _variant(*, dense: bool) -> str:
+    return "masked" if dense else "compact"
+
+
+def _batch(*, dynamic: bool) -> str:
+    return "dynamic" if dynamic else "1"
+
+
+def preprocessing(run: Run) -> dict[str, object]:
+    """What became of the run's images, besides ``mean`` and ``std``, before the network saw them.
+
+    docs/export.md tells what each key means. Images of the data sets that have a name come as pixels, not as files, and
+    are resized by torch (``compress/data/split.py``); those of folders by Pillow (``compress/data/folder.py``).
+    """
+    from compress.data import DATASETS
+
+    channels, height, width = run.image_shape
+    from_files = run.config.data.name not in DATASETS
+    resize = "Pillow BILINEAR" if from_files else "torch bilinear antialias"
+    return {
+        "color": COLORS[channels],
+        "exif_orientation": "ignored" if from_files else None,
+        "height": height,
+        "width": width,
+        "resize": None if run.config.data.image_size is None else resize,
+        "scale": 1 / 255,
+        "normalise": "(pixels * scale - mean) / std",
+        "layout": "NCHW",
+        "dtype": "float32",
+    }
+
+
+def next_command(run: Run, onnx: Path, *, dense: bool, dynamic_batch: bool = False, opset: int | None = None) -> str:
+    """The line to paste next: both networks compared, after the export of the other one where it is not there yet.
+
+    Args:
+        run: That ``onnx`` was exported from.
+        onnx: The file just written.
+        dense: Whether it holds the network before removal.
+        dynamic_batch: How it was written; the other one has to be written likewise.
+        opset: Likewise.
+    """
+    other = _counterpart(onnx, dense=dense)
+    model, baseline = (other, onnx) if dense else (onnx, other)
+    bench = shlex.join(["bench", "latency", str(model), "--baseline", str(baseline), "--device", "cpu"])
+    wanted = {"run_hash": run.hash, "variant": _variant(dense=not dense), "batch": _batch(dynamic=dynamic_batch)}
+    if wanted.items() <= _stored(other).items():
         return bench
-    return shlex.join(["compress", "export", str(run), "--onnx", str(other), *(() if dense else ("--dense",))]) + (
-        f" && {bench}"
-    )
+    words = ["compress", "export", str(run.path), "--onnx", str(other)]
+    words += [] if dense else ["--dense"]
+    words += ["--dynamic-batch"] if dynamic_batch else []
+    words += [] if opset is None else ["--opset", str(opset)]
+    return f"{shlex.join(words)} && {bench}"
 
 
-def _pair(onnx: Path, *, dense: bool) -> tuple[Path, Path]:
-    """The names of the compact and of the dense file, one of which is ``onnx``."""
-    if not dense:
-        return onnx, onnx.with_stem(onnx.stem + DENSE_SUFFIX)
-    if onnx.stem != DENSE_SUFFIX and onnx.stem.endswith(DENSE_SUFFIX):
-        return onnx.with_stem(onnx.stem.removesuffix(DENSE_SUFFIX)), onnx
-    return onnx.with_stem(onnx.stem + "-compact"), onnx
+def _counterpart(onnx: Path, *, dense: bool) -> Path:
+    """The other network's file: without the suffix for dense, or one word in the place of the other, or added."""
+    if dense and onnx.stem != DENSE_SUFFIX and onnx.stem.endswith(DENSE_SUFFIX):
+        return onnx.with_stem(onnx.stem.removesuffix(DENSE_SUFFIX))
+    own, other = ("dense", "compact") if dense else ("compact", "dense")
+    stem, replaced = re.subn(rf"(?<![a-z0-9]){own}(?![a-z0-9])", other, onnx.stem, count=1)
+    return onnx.with_stem(stem if replaced else f"{onnx.stem}-{other}")
+
+
+def _stored(onnx: Path) -> dict[str, str]:
+    """The metadata of a file; none where there is no such file, or no ONNX in it."""
+    from export import ExportError, read_metadata
+
+    try:
+        return read_metadata(onnx)
+    except ExportError:
+        return {}
 
 
 def _table(report: ExportReport, *, dense: bool) -> Table:
@@ -126,7 +200,7 @@ def _table(report: ExportReport, *, dense: bool) -> Table:
         "opset": f"{report.opset} (ONNX Runtime {report.min_onnxruntime} and later)",
         "nodes": f"{report.nodes_exported} exported, {report.nodes_written} written",
         "difference, random batches": str(report.random),
-        "difference, real images": str(report.real),
+        "difference, real images": str(report.real or "no images"),
     }
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(no_wrap=True)

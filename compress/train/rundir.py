@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import compress
 from compress.data import Data, load
-from compress.errors import CheckpointError, ConfigError
+from compress.errors import CheckpointError, ConfigError, DataError
 from compress.files import leftovers, write_json
 from compress.models import build
 from compress.surgery.compose import restore_
@@ -294,10 +294,13 @@ class Run:
         """The first ``n`` validation images (all, if there are fewer), normalised: float32 ``[n, C, H, W]``.
 
         Raises:
-            DataError: The data set is not where it was.
+            DataError: The data set is not where it was, or its images have another shape now.
         """
         section = self.config.data
         data = load_data(section, self.config.run.seed)
+        if data.image_shape != self.image_shape:
+            now, then = ("x".join(map(str, shape)) for shape in (data.image_shape, self.image_shape))
+            raise DataError(f"{section.name}: the images are {now} now, those of {self.path} were {then}")
         inputs = Inputs(data, section.augment, seed=0, device=torch.device("cpu"))
         return inputs.plain(data.validation, torch.arange(min(n, len(data.validation))))[0]
 

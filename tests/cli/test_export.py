@@ -1,22 +1,28 @@
 """``compress export`` on a run that was really trained, briefly, on the embedded digits."""
 
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
-from compress.cli.export import export_command, next_command
-from compress.errors import CheckpointError, CompressError
+from compress.cli.export import export_command, next_command, preprocessing
+from compress.errors import CheckpointError, CompressError, DataError
 from compress.train.recipe import resolve
-from compress.train.rundir import open_run
+from compress.train.rundir import load_data, open_run
 from compress.train.session import train
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,66 @@ def run_dir(tmp_path_factory):
     }
     train(resolve(None, flags), console=Console(quiet=True))
     return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """An image folder of two classes, in files of many kinds: sides, modes and formats differ, one has to be turned."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a quarter turn
+    for split, count in (("train", 12), ("val", 8)):
+        for level, name in ((90, "dark"), (150, "light")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                width, height = rng.integers(12, 60, 2)
+                coarse = rng.integers(level - 90, level + 90, (5, 4, 4), dtype=np.uint8)
+                image = Image.fromarray(coarse).resize((width, height))  # RGBA
+                image = image if i % 4 == 2 else image.convert("RGB").convert(("RGB", "L", "", "P")[i % 4])
+                suffix, options = (".jpg", {"exif": turned}) if i % 4 < 2 else (".png", {})
+                image.save(root / split / name / f"{i:02}{suffix}", **options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def photo_run(photos, tmp_path_factory):
+    """LeNet-5 on them, scaled to 24x24."""
+    path = tmp_path_factory.mktemp("runs") / "photos"
+    flags = {
+        "model.name": "lenet5",
+        "data.name": str(photos),
+        "data.image_size": 24,
+        "penalty.name": "none",
+        "schedule.epochs": 2,
+        "run.device": "cpu",
+        "run.out": path,
+    }
+    train(resolve(None, flags), console=Console(quiet=True))
+    return path
+
+
+def example_of(document):
+    """The block of Python in ``document`` that runs the file ``runs/model.onnx`` on ``photo.jpg``."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / document).read_text(encoding="utf-8"), re.M | re.S)
+    (block,) = (block for block in blocks if "InferenceSession" in block)
+    return compile(block, document, "exec")
+
+
+@pytest.fixture
+def classify(tmp_path, monkeypatch, capsys):
+    """``classify(code, image_file)``: what a document's example prints first, and its variables."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def run(code, image_file):
+        shutil.copy(image_file, "photo.jpg")
+        variables = {}
+        capsys.readouterr()
+        exec(code, variables)
+        return capsys.readouterr().out.splitlines()[0], variables
+
+    return run
 
 
 def session(path):
@@ -67,7 +133,77 @@ def test_compact_network_is_written_and_agrees_on_real_images(run_dir, tmp_path,
     printed = capsys.readouterr().out
     assert f"{path.stat().st_size:,}" in printed
     assert "18 (ONNX Runtime 1.14 and later)" in printed
-    assert printed.splitlines()[-1] == next_command(run_dir, path, dense=False)
+    assert printed.splitlines()[-1] == next_command(run, path, dense=False)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
+def test_the_documents_example_computes_what_the_run_evaluated(document, photos, photo_run, classify):
+    export_command(photo_run, Path("runs/model.onnx"))
+    run, files = open_run(photo_run), sorted((photos / "val").rglob("*.*"))
+    with torch.no_grad():
+        expected = run.model()(run.validation_batch(len(files))).numpy()
+    right = 0
+    for file, logits in zip(files, expected, strict=True):
+        named, variables = classify(example_of(document), file)
+        np.testing.assert_allclose(variables["logits"][0], logits, rtol=1e-4, atol=1e-4)
+        right += named == file.parent.name
+    assert right / len(files) == run.summary["accuracy"]["validation"]["compact"]
+    assert json.loads(variables["facts"]["preprocess"]) == {
+        "color": "RGB",
+        "exif_orientation": "ignored",
+        "height": 24,
+        "width": 24,
+        "resize": "Pillow BILINEAR",
+        "scale": 1 / 255,
+        "normalise": "(pixels * scale - mean) / std",
+        "layout": "NCHW",
+        "dtype": "float32",
+    }
+
+
+def test_the_readmes_example_prepares_grey_images_to_one_grey_level(run_dir, classify, tmp_path):
+    """Digits are scaled by torch in training; Pillow rounds otherwise."""
+    export_command(run_dir, Path("runs/model.onnx"))
+    run = open_run(run_dir)
+    original = run.config.data.model_copy(update={"image_size": None})
+    grey = load_data(original, run.config.run.seed).validation.images(torch.arange(8))
+    for pixels, expected in zip(grey[:, 0], run.validation_batch(8), strict=True):
+        Image.fromarray(pixels.numpy()).save(tmp_path / "digit.png")
+        _, variables = classify(example_of("README.md"), tmp_path / "digit.png")
+        difference = np.abs(variables["inputs"][0] - expected.numpy()).max()
+        assert difference <= 1.001 / 255 / run.std[0]
+    facts = variables["facts"]
+    how = json.loads(facts["preprocess"])
+    assert (how["color"], how["exif_orientation"], how["resize"]) == ("L", None, "torch bilinear antialias")
+    assert (facts["output"], facts["batch"]) == ("logits", "1")
+
+
+def test_a_run_whose_images_were_not_scaled_says_so(run_dir):
+    run = open_run(run_dir)
+    data = run.config.data.model_copy(update={"image_size": None})
+    assert preprocessing(replace(run, config=run.config.model_copy(update={"data": data})))["resize"] is None
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_images_are_not_needed(photos, photo_run, dynamic_batch, tmp_path, capsys):
+    path, elsewhere = tmp_path / "m.onnx", photos.with_name("moved")
+    photos.rename(elsewhere)
+    try:
+        export_command(photo_run, path, dynamic_batch=dynamic_batch)
+    finally:
+        elsewhere.rename(photos)
+    (note,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
+    assert note.startswith(f"note: verified on random batches alone, for want of images: {photos}: there is no such")
+    stored = session(path).get_modelmeta().custom_metadata_map
+    assert (stored["real_batches_checked"], stored["class_names"]) == ("0", '["dark", "light"]')
+    assert int(stored["random_batches_checked"]) > 0
+
+
+def test_other_images_in_their_place_are_not_taken_for_them(run_dir):
+    run = open_run(run_dir)
+    other = replace(run, summary={**run.summary, "image_shape": [3, 16, 16]})
+    with pytest.raises(DataError, match=r"the images are 1x16x16 now, those of .* were 3x16x16"):
+        other.validation_batch(1)
 
 
 def test_dense_network_computes_the_same_and_is_larger(run_dir, tmp_path, capsys):
@@ -86,20 +222,43 @@ def test_dense_network_computes_the_same_and_is_larger(run_dir, tmp_path, capsys
 @pytest.mark.parametrize(
     "name, dense, expected",
     [
-        ("m.onnx", False, "compress export runs/a --onnx m-dense.onnx --dense && {bench}"),
-        ("m-dense.onnx", True, "compress export runs/a --onnx m.onnx && {bench}"),
+        ("m.onnx", False, "m-dense.onnx"),
+        ("m-dense.onnx", True, "m.onnx"),
+        ("dense.onnx", True, "compact.onnx"),
+        ("compact.onnx", False, "dense.onnx"),
+        ("m_dense.v2.onnx", True, "m_compact.v2.onnx"),
+        ("densenet.onnx", True, "densenet-compact.onnx"),
+        ("base.onnx", True, "base-compact.onnx"),
     ],
 )
-def test_next_command_makes_the_missing_half(name, dense, expected):
-    bench = "bench latency m.onnx --baseline m-dense.onnx --device cpu"
-    assert next_command(Path("runs/a"), Path(name), dense=dense) == expected.format(bench=bench)
-
-
-def test_next_command_never_names_one_file_twice_and_quotes():
-    assert next_command(Path("a run"), Path("base.onnx"), dense=True) == (
-        "compress export 'a run' --onnx base-compact.onnx && "
-        "bench latency base-compact.onnx --baseline base.onnx --device cpu"
+def test_next_command_makes_the_missing_half(run_dir, name, dense, expected):
+    run = replace(open_run(run_dir), path=Path("a run"))
+    files = (expected, name) if dense else (name, expected)
+    option = "" if dense else " --dense"
+    bench = "bench latency {} --baseline {} --device cpu".format(*files)
+    assert next_command(run, Path(name), dense=dense) == (
+        f"compress export 'a run' --onnx {expected}{option} && {bench}"
     )
+    assert next_command(run, Path(name), dense=dense, dynamic_batch=True, opset=20) == (
+        f"compress export 'a run' --onnx {expected}{option} --dynamic-batch --opset 20 && {bench}"
+    )
+
+
+def test_next_command_exports_anew_what_cannot_be_compared(run_dir, tmp_path):
+    run, compact, dense = open_run(run_dir), tmp_path / "m.onnx", tmp_path / "m-dense.onnx"
+    bench = f"bench latency {compact} --baseline {dense} --device cpu"
+    again = f"compress export {run_dir} --onnx {dense} --dense --dynamic-batch && {bench}"
+    dense.write_text("no ONNX")
+    assert next_command(run, compact, dense=False, dynamic_batch=True) == again
+    export_command(run_dir, dense)  # the compact network, by a slip
+    assert next_command(run, compact, dense=False) == again.replace(" --dynamic-batch", "")
+    export_command(run_dir, dense, dense=True)
+    assert next_command(run, compact, dense=False) == bench
+    assert next_command(run, compact, dense=False, dynamic_batch=True) == again
+    export_command(run_dir, dense, dense=True, dynamic_batch=True)
+    assert next_command(run, compact, dense=False, dynamic_batch=True) == bench
+    other_run = replace(run, summary={**run.summary, "hash": "0" * 64})
+    assert next_command(other_run, compact, dense=False, dynamic_batch=True) == again
 
 
 def test_bad_input_is_refused_and_leaves_nothing(run_dir, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.errors import ExportError
-from export.metadata import embed, provenance, require_valid, strip_traces
+from export.metadata import embed, provenance, read_metadata, require_valid, strip_traces
 from export.verify import Parity
 
 
@@ -41,6 +41,17 @@ def test_largest_difference_of_both_groups_is_stored():
     model = noted_model()
     embed(model, entries)
     assert {entry.key: entry.value for entry in model.metadata_props} == entries
+
+
+def test_metadata_are_read_back(tmp_path):
+    path, model = tmp_path / "m.onnx", noted_model()
+    embed(model, {"a": "1", "b": "é"})
+    onnx.save(model, path)
+    assert read_metadata(path) == {"a": "1", "b": "é"}
+    path.write_text("no ONNX")
+    for unreadable in (path, tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(ExportError, match="cannot be read as an ONNX file"):
+            read_metadata(unreadable)
 
 
 def test_figures_cannot_be_given_and_values_are_text():
