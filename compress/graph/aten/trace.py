@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,8 +97,8 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"{type(model).__name__} could not be captured by torch.export with inputs of shape {shapes}: "
-                f"{first_line}\nCheck that the model runs with this input, and that its forward has no control flow "
-                "that depends on values."
+                f"{first_line}{_place(str(error))}\nCheck that the model runs with this input, and that its forward "
+                "has no control flow that depends on values."
             ) from error
     _refuse_open_sizes(model, program.graph)
     tensors: dict[str, tuple[str, Tensor]] = {}
@@ -112,6 +113,12 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
             if isinstance(value, Tensor):
                 tensors[name] = (spec.target, value.detach())
     return Trace(program.graph, tensors, tuple(inputs), written)
+
+
+def _place(told: str) -> str:
+    """The line of ``forward`` that torch.export's message names last, if it names one."""
+    places = re.findall(r'^ *File "(.+)", line (\d+), in .+\n *(.*)', told, re.MULTILINE)
+    return " (at {}, line {}: {})".format(*places[-1]) if places else ""
 
 
 def _written(graph: fx.Graph) -> frozenset[str]:

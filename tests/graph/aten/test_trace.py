@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 import torch
@@ -64,6 +65,17 @@ def test_control_flow_on_values_is_refused_with_the_shape(net, caplog):
     with caplog.at_level(logging.DEBUG), pytest.raises(ModelError, match=r"Net could not be captured.*\(1, 3, 8, 8\)"):
         trace(model, (X,))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_the_line_with_the_control_flow_is_named(net):
+    def run(model, x):
+        if x.mean() > 0:
+            x = x * 2
+        return model.conv(x)
+
+    line = run.__code__.co_firstlineno + 1
+    with pytest.raises(ModelError, match=rf"\(at {re.escape(__file__)}, line {line}: if x\.mean\(\) > 0:\)\nCheck"):
+        trace(net(run, conv=nn.Conv2d(3, 4, 3)), (X,))
 
 
 def test_data_parallel_is_refused():
