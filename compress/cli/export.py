@@ -99,8 +99,8 @@ def run_metadata(run: Run, *, dense: bool, dynamic_batch: bool) -> dict[str, str
     values = {
         "run_hash": run.hash,
         "variant": variant,
-        "model": run.summary["model"],
-        "dataset": run.summary["dataset"],
+        "model": _without_folders(run.summary["model"]),
+        "dataset": _without_folders(run.summary["dataset"]),
         "class_names": list(run.class_names),
         "mean": list(run.mean),
         "std": list(run.std),
@@ -113,6 +113,11 @@ def run_metadata(run: Run, *, dense: bool, dynamic_batch: bool) -> dict[str, str
         "macs": run.summary["macs"][counted],
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def _without_folders(name: str) -> str:
+    """A model's or data set's name, of a path the last part: where it lay on the machine is nobody else's business."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _variant(*, dense: bool) -> str:

@@ -195,6 +195,7 @@ def test_images_are_not_needed(photos, photo_run, dynamic_batch, tmp_path, capsy
     (note,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
     assert note.startswith(f"note: verified on random batches alone, for want of images: {photos}: there is no such")
     stored = session(path).get_modelmeta().custom_metadata_map
+    assert stored["dataset"] == photos.name  # where the images lay is nobody else's business
     assert (stored["real_batches_checked"], stored["class_names"]) == ("0", '["dark", "light"]')
     assert int(stored["random_batches_checked"]) > 0
 
