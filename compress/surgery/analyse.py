@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection
 from typing import Literal
 
 from torch import Tensor, nn
 
-from compress.errors import ConstantOutputError
-from compress.graph import ChannelGraph, graph_of, trace
+from compress.errors import ConstantOutputError, ModelError
+from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
-from compress.surgery.observe import consumers_elsewhere
 from compress.surgery.select import may_select, worth_selecting
+from compress.surgery.verify import other_runs, random_inputs
 
 Select = Literal["auto", "never", "always"]
 
@@ -29,7 +30,7 @@ def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool,
     if graph.constant_output:
         raise _nothing_left(plain, graph)
     any_constant = any(not bool(consumer.constants.isnan().all()) for consumer in graph.consumers)
-    elsewhere = consumers_elsewhere(plain, graph.consumers, example_inputs) if any_constant else ()
+    elsewhere = _consumers_elsewhere(plain, example_inputs) if any_constant else ()
     graph = dataclasses.replace(graph, elsewhere=elsewhere)
     if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
         return graph
@@ -55,3 +56,17 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
         f"{named or 'any path'}. Train with a smaller strength, or prune less.",
         empty,
     )
+
+
+def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
+    """What layers read at other input sizes, where ``forward`` does something else there.
+
+    Where it runs the same operations on the same numbers, or where the network takes only one size, constants hold as
+    they are. Else the network is traced at one size of each kind, larger and smaller: a limit that follows the size may
+    cut off nothing at one of them.
+    """
+    found: list[Consumer] = []
+    for shapes in other_runs(plain, example_inputs):
+        with contextlib.suppress(ModelError):
+            found += channel_graph(plain, random_inputs(example_inputs, shapes, seed=0)).consumers
+    return tuple(found)

@@ -22,7 +22,7 @@ from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, certify, in_double
+from compress.surgery.verify import Agreement, all_sizes, certify, in_double
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -127,7 +127,12 @@ def _smallest(task: _Task) -> _Certified:
         notes = (*own.cut.notes, f"no graph without these channels could be made: {error}")
         return dataclasses.replace(own, cut=dataclasses.replace(own.cut, notes=notes))
     more = _channels(own.cut.after) - _channels(other.cut.after)
-    return dataclasses.replace(other, more_removed=more) if more > 0 else own
+    fewer = _parameters(other.cut.model) < _parameters(own.cut.model)
+    return dataclasses.replace(other, more_removed=more) if more > 0 and fewer else own
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _channels(graph: ChannelGraph) -> int:
@@ -199,14 +204,16 @@ def _repeatable(task: _Task) -> bool:
 
 
 def _for_given_size(cut: Cut, agreements: list[Agreement], example_inputs: tuple[Tensor, ...]) -> Cut:
-    """A graph that was compared at one height and width alone takes no others from now on, and says so."""
-    sizes = {tuple(shape[2:] for shape in agreement.input_shapes) for agreement in agreements}
-    if cut.plan.form == "class" or len(sizes) > 1 or not any(any(size) for size in sizes):
-        return cut
+    """A graph that was compared at one height and width, or one length, takes no others from now on, and says so."""
+    sizes = {tuple(shape[1:] for shape in agreement.input_shapes) for agreement in agreements}
+    if cut.plan.form == "class" or len(sizes) > 1 or len(all_sizes(example_inputs)) <= 2:
+        return cut  # vectors of features have no other size
     assert isinstance(cut.model, fx.GraphModule)
     fix_size_(cut.model, signature(example_inputs))
     shapes = ", ".join("x".join(map(str, shape)) for shape in agreements[0].input_shapes)
-    notes = (*cut.notes, f"height and width stay those of the example inputs ({shapes})")
+    images = any(x.ndim > 3 for x in example_inputs)
+    stays = "height and width stay those" if images else "the length stays that"
+    notes = (*cut.notes, f"{stays} of the example inputs ({shapes})")
     return dataclasses.replace(cut, plan=dataclasses.replace(cut.plan, fixed_size=True), notes=notes)
 
 
@@ -252,10 +259,7 @@ def _widths(cut: Cut) -> dict[str, LayerWidth]:
         if name in graph.layer_macs and classes.numel() == len(tensor):
             zero |= ~(tensor != 0).flatten(1).any(1).cpu()
         after = int((~decision.removed[classes]).sum())
-        reasons = (
-            cut.reason(cls) if dead[cls] else graph.classes.why_together(cls)
-            for cls in classes[zero & ~decision.removed[classes]].tolist()
-        )
+        reasons = (cut.reason(cls, dead=bool(dead[cls])) for cls in classes[zero & ~decision.removed[classes]].tolist())
         kept = dict(Counter(reasons))
         widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(zero.sum()), kept)
     return widths

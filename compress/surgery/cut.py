@@ -44,16 +44,16 @@ class Cut:
     rewritten: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def reason(self, cls: int) -> str:
-        """Why a class stays."""
+    def reason(self, cls: int, *, dead: bool = True) -> str:
+        """Why a class stays; one that is not ``dead`` as a whole, for those of its channels that are."""
         if cls in self.decision.kept:
             return self.decision.kept[cls]
         if cls in self.before.classes.reasons:
             return "; ".join(self.before.classes.reasons[cls])
         if cls in self.pinned:
             return self.pinned[cls]
-        if cls in self.before.classes.ties:
-            return "; ".join(self.before.classes.ties[cls])
+        if cls in self.before.classes.ties or not dead:
+            return self.before.classes.why_together(cls)
         return self.before.lost.get(cls, "its constant reaches a layer in a form that cannot be folded")
 
 
@@ -78,7 +78,7 @@ def cut_class(
         small = private_copy(plain)
         apply_(small, decision, plan)
         with watch.stage("type check"):
-            failing = failing_module(small, example_inputs)  # far cheaper than to trace it in vain
+            failing = failing_module(private_copy(small), example_inputs)  # far cheaper than to trace it in vain
             after = None if failing else _graph_or_none(small, example_inputs, graph)
             suspects = (
                 find_failing(graph, failing) if after is None else find_suspects(graph, after, plan, decision.removed)
@@ -152,15 +152,15 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: 
 
 
 def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], traces: Traces) -> nn.Module | None:
-    """The same surgery on a float64 copy; ``None`` for a network that is float64 already."""
+    """The same surgery on a float64 copy; ``None`` for a network that is float64 already.
+
+    Constant layers compute their constants there: those of the cut are rounded.
+    """
     if all(p.dtype == torch.float64 for p in plain.parameters()):
         return None
     twin = private_copy(plain).double()
     if cut.plan.form == "class":
         apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()))
-        replace_constants_(twin, cut.after, cut.plan)
         return twin
     fold_(twin, cut.decision)
-    rebuilt = cut.plan.as_graph(twin, in_double(example_inputs), traces).module
-    replace_constants_(rebuilt, cut.after, cut.plan)
-    return rebuilt
+    return cut.plan.as_graph(twin, in_double(example_inputs), traces).module

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compress.errors import ModelError, VerificationError
+from compress.errors import VerificationError
 from compress.graph import ChannelGraph
 from compress.graph.aten.trace import evaluating
 from compress.graph.channels import Operation
@@ -34,6 +34,10 @@ shows that the network runs, and the comparison in float64 that it is right."""
 ROUNDINGS = 4
 """How many times the original's own rounding error the two may differ, where that is more: each has one, the compact
 network's sums are in another order, and the largest of few outputs is no exact measure."""
+
+
+COARSE = 100
+"""How many times the tolerance shows that a graph computes something else at another size: not rounding."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def certify(
     any_size: bool = True,
     only_given: bool = False,
 ) -> list[Agreement]:
-    """Compare at the given size and at a second one, in float64 and in the network's own precision.
+    """Compare at the given size, at a second one, and wherever else the network does something else.
+
+    In float64 and in the network's own precision.
 
     Args:
         original: the network before surgery. A ``forward`` that writes to buffers changes them here: pass a copy.
@@ -74,8 +80,8 @@ def certify(
         compact_double: the network after the same surgery in float64; ``None`` for a network that is float64 already.
         example_inputs: what both take.
         any_size: whether the compact network must accept every input size that the original does. One that need not,
-            and refuses one of them, is compared at the given height and width alone.
-        only_given: whether other heights and widths are none of its concern.
+            and refuses one of them or returns something else, is compared at the given size alone.
+        only_given: whether other sizes are none of its concern.
 
     Returns:
         One agreement for each size and precision; sizes that the original refuses, and float64 where it insists on
@@ -86,12 +92,15 @@ def certify(
             input that only the original accepts.
     """
     original_double = None if compact_double is None else private_copy(original).double()
-    own = {tuple(x.shape[2:] for x in example_inputs)}
     fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
+    own = [tuple(x.shape[1:]) for x in example_inputs]
+    sizes = [s for s in all_sizes(example_inputs) if not fixed or [shape[1:] for shape in s] == own]
+    wanted = {sizes[0], *(() if fixed else other_runs(original, example_inputs))}
     found: list[Agreement] = []
-    for size, shapes in enumerate(all_sizes(example_inputs)):
-        if fixed and tuple(shape[2:] for shape in shapes) not in own:
-            continue
+    second = False
+    for size, shapes in enumerate(sizes):
+        if second and shapes not in wanted:
+            continue  # one second size that works is enough, where the network does the same at all
         inputs = random_inputs(example_inputs, shapes, seed=size)
         expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
         if expected is None or not (any_size or size == 0 or _returns_such(compact, inputs, expected)):
@@ -103,17 +112,21 @@ def certify(
         found.append(_agreement(expected, compact, inputs, _precision(original), exact))
         if exact is not None and compact_double is not None:
             found.append(_agreement(exact, compact_double, double, torch.float64))
-        if size > 0:
-            break  # one second size that works is enough
+        second = size > 0
     return found
 
 
 def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
-    """Whether ``compact`` takes every other size that ``original`` takes: one size shows little."""
+    """Whether ``compact`` takes every other size that ``original`` takes, and returns about the same there."""
     for shapes in other_sizes(example_inputs):
         inputs = random_inputs(example_inputs, shapes, seed=0)
         expected = _accepted(original, inputs)
-        if expected is not None and not _returns_such(compact, inputs, expected):
+        if expected is None:
+            continue
+        got = _accepted(compact, inputs)
+        if got is None or [x.shape for x in got] != [x.shape for x in expected]:
+            return False
+        if _difference(expected, got)[1] > COARSE * TOLERANCES[_precision(original)]:
             return False
     return True
 
@@ -222,28 +235,50 @@ _RANGES = frozenset(("aten::arange", "aten::linspace"))
 """Ops whose numbers follow the input's size, and of which no constant is concluded."""
 
 
-def runs_the_same(model: nn.Module, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
-    """Whether a network runs the same operations, with the same numbers and padding, at two input sizes.
+def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+    """Other input sizes at which a network runs other operations, or computes with other numbers or padding.
 
-    Raises:
-        ModelError: it does not accept the second.
+    Args:
+        model: the network; a copy of it is run.
+        example_inputs: the inputs that the others are compared with.
+
+    Returns:
+        One size of each kind; none where the network does the same at all sizes that it takes.
     """
-    journals = []
-    for inputs in (first, second):
-        with _Journal() as journal:
-            if _accepted(model, inputs) is None:
-                raise ModelError(f"{type(model).__name__} does not accept inputs of shape {[x.shape for x in inputs]}.")
-        journals.append(journal.entries)
-    return bool(journals[0] == journals[1])
+    model = private_copy(model)
+    try:  # without arithmetic, where forward allows that
+        small = private_copy(model).to("meta")
+        own = _journal(small, tuple(x.to("meta") for x in example_inputs))
+        model, device = small, "meta"
+    except Exception:  # whatever a user's forward raises
+        own, device = _journal(model, example_inputs), ""
+    known, found, seen = [own], [], set()
+    for shapes in other_sizes(example_inputs):
+        size = tuple(shape[1:] for shape in shapes)  # with another number of samples, if that is taken
+        if size in seen:
+            continue
+        inputs = random_inputs(example_inputs, shapes, seed=0)
+        try:
+            entries = _journal(model, tuple(x.to(device) for x in inputs) if device else inputs)
+        except Exception:  # noqa: S112 - its way of saying no
+            continue
+        seen.add(size)
+        if entries not in known:
+            known.append(entries)
+            found.append(shapes)
+    return found
+
+
+def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[Any, ...]]:
+    journal = _Journal()
+    with journal:
+        outputs(model, inputs)
+    return journal.entries
 
 
 def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
-    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does.
-
-    Buffers that a forward writes to are put back.
-    """
+    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does."""
     running: list[str] = []
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     handles = []
     for path, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _m, _x, path=path: running.append(path)))
@@ -251,9 +286,6 @@ def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     failed = _accepted(model, inputs) is None
     for handle in handles:
         handle.remove()
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
     return running[-1] if failed and running else None
 
 
@@ -433,9 +465,13 @@ def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...],
     if spatial:
         sizes += [_scaled(first, odd, odd=True), _scaled(first, other_odd, odd=True)]
         sizes += [_scaled(first, even, odd=False), _scaled(first, other_even, odd=False)]
-    if any(len(shape) == 3 for shape in first):
+    tokens = [len(x.shape) == 3 or (x.ndim == 2 and not x.is_floating_point()) for x in example_inputs]
+    if any(tokens):
         sizes.append(
-            tuple((shape[0], _other_parity(shape[1], 1.5), shape[2]) if len(shape) == 3 else shape for shape in first)
+            tuple(
+                (shape[0], _other_parity(shape[1], 1.5), *shape[2:]) if longer else shape
+                for shape, longer in zip(first, tokens, strict=True)
+            )
         )
     candidates = [first]
     for shapes in [*sizes, first]:

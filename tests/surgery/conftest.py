@@ -96,7 +96,7 @@ def _compact_exactly(model: nn.Module, *inputs: Tensor, **options: Any) -> Compa
     assert [module.training for module in model.modules()] == modes
     assert result.report.form == "graph" or type(result.model) is type(model)
     model.eval(), result.model.eval()
-    fixed = any("height and width stay" in note for note in result.report.notes)
+    fixed = result.plan.fixed_size
     with torch.no_grad():
         for x in inputs[: 1 if fixed else None]:
             expected, got = model(x), result.model(x)

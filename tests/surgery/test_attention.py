@@ -199,9 +199,11 @@ def test_attention_over_channels_ties_all_of_them(net, randomise_, kill_, compac
     assert [result.report.layers[name].after for name in "qkv"] == [WIDTH - len(ROWS)] * 3
 
 
+@pytest.mark.parametrize("need_weights", [True, False])
 @pytest.mark.parametrize("batch_first", [True, False])
-def test_multihead_attention_loses_heads_as_a_graph(net, randomise_, compact_exactly, batch_first):
-    run = lambda m, x: m.head(F.gelu(m.mha(x, x, x, need_weights=False)[0]))  # noqa: E731
+def test_multihead_attention_loses_heads_as_a_graph(net, randomise_, compact_exactly, batch_first, need_weights):
+    """By default it averages its weights over heads, which nobody reads."""
+    run = lambda m, x: m.head(F.gelu(m.mha(x, x, x, need_weights=need_weights)[0]))  # noqa: E731
     mha = nn.MultiheadAttention(WIDTH, HEADS, batch_first=batch_first)
     model = randomise_(net(run, mha=mha, head=nn.Linear(WIDTH, 5)))
     with torch.no_grad():
@@ -238,3 +240,16 @@ def test_a_bias_of_which_a_part_is_set_to_zero_goes_with_its_heads(net, randomis
     assert compact_exactly(model, *tokens()).report.layers["qkv"].after == 3 * WIDTH
     result = compact_exactly(model, *tokens(), prefer="graph")
     assert result.report.layers["qkv"].after == 3 * WIDTH - len(rows)
+
+
+def test_masks_that_are_joined_by_and_do_not_stop_the_graph(net, randomise_, kill_, compact_exactly):
+    """An operator of Python, whose name ends in two underscores: no in-place operation."""
+
+    def attend(_m, q, k, v):
+        row = torch.arange(q.shape[2])
+        near = (row[:, None] - row < 4) & (row - row[:, None] < 4)
+        return by_hand(q, k, v, torch.zeros(near.shape, dtype=q.dtype).masked_fill(~near, -100.0))
+
+    model = randomise_(net(fused(attend), qkv=nn.Linear(WIDTH, 3 * WIDTH), **layers()))
+    kill_(model.qkv, [part * WIDTH + row for part in range(3) for row in ROWS], 0.4)
+    assert compact_exactly(model, tokens()[0], prefer="smallest").report.form == "graph"

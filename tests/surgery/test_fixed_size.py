@@ -52,7 +52,7 @@ def test_such_a_graph_is_exact_at_its_size_and_refuses_others(net, randomise_, k
         for batch in (x, x[:1], torch.cat((x, x))):
             torch.testing.assert_close(result.model(batch), model(batch), rtol=1e-10, atol=1e-10)
     for height, width in ((33, 32), (34, 31), (20, 20), (66, 62)):
-        with pytest.raises(ValueError, match=f"inputs of 33 x 31 alone, got {height} x {width}"):
+        with pytest.raises(ValueError, match=f"inputs of 3 x 33 x 31 alone, got 3 x {height} x {width}"):
             result.model(torch.randn(1, 3, height, width, dtype=torch.float64))
 
 
@@ -70,6 +70,37 @@ def test_it_still_refuses_them_when_it_is_rebuilt_from_its_plan(net, randomise_,
         assert torch.equal(rebuilt(x), result.model(x))
     with pytest.raises(ValueError, match="alone"):
         rebuilt(x[:, :, :-1])
+
+
+def test_it_can_be_pickled_and_traced_again(net, randomise_, kill_, tmp_path):
+    model, x = network(net, randomise_, kill_, padded_to_fit), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    small = compact(model, (x,), prefer="graph").model
+    torch.save(small, tmp_path / "small.pt")
+    for again in (torch.load(tmp_path / "small.pt", weights_only=False), torch.fx.symbolic_trace(small)):
+        with torch.no_grad():
+            assert torch.equal(again(x), small(x))
+        with pytest.raises(ValueError, match="alone"):
+            again(x[:, :, 1:])
+
+
+def test_sequences_have_a_length(net, randomise_, kill_):
+    """A number that follows from the number of tokens."""
+
+    def run(m, x):
+        y = F.gelu(m.a(x)) * x.shape[1] ** -0.5
+        return m.head(F.gelu(m.b(y.reshape(y.shape[0], y.shape[1], 2, -1).flatten(2))).mean(1))
+
+    torch.manual_seed(0)
+    model = randomise_(net(run, a=nn.Linear(16, 8), b=nn.Linear(8, 6), head=nn.Linear(6, 4)))
+    kill_(model.a, [0, 1, 5])
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    result = compact(model, (x,), prefer="graph")
+    assert result.report.layers["a"].after == 5
+    assert any("the length stays that of the example inputs" in note for note in result.report.notes)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(x), model(x), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="inputs of 6 x 16 alone, got 12 x 16"):
+        result.model(torch.randn(1, 12, 16, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dynamic_batch", [False, True])

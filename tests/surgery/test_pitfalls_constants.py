@@ -469,14 +469,87 @@ def test_a_branch_on_the_input_size_hides_another_op(net, randomise_, kill_, com
 
 
 @pytest.mark.parametrize("factor", [lambda s: 2 if s % 2 else 1, lambda s: 1 / s], ids=["parity", "size"])
-def test_a_number_that_follows_the_input_size_leaves_a_carrier(net, randomise_, kill_, compact_exactly, factor):
-    """The same operations at every size, with another number: what is 1.5 here is 3 there, and -0.75 is -1.5.
-
-    0 is 0 everywhere, and leaves; of the two others one stays, and carries the other.
-    """
+def test_a_number_that_follows_the_input_size_makes_no_constant(net, randomise_, kill_, compact_exactly, factor):
+    """The same operations at every size, with another number: what is 1.5 here is 3 there. 0 is 0 everywhere."""
     model = reader(net, randomise_, kill_, lambda m, y: y * factor(y.shape[2]))
     for x, other in ((SMALL, LARGE), (LARGE, SMALL)):
-        assert width(compact_exactly(model, x, other), "a") == 2
+        assert width(compact_exactly(model, x, other), "a") == 3
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda x: F.hardsigmoid(x.mean((1, 2, 3), keepdim=True) + 3.5),
+        lambda x: 1 + F.relu(x.mean((1, 2, 3), keepdim=True) - 1),
+        lambda x: torch.minimum(x.amax((1, 2, 3), keepdim=True), torch.ones((), dtype=x.dtype)),
+    ],
+    ids=["hard sigmoid", "relu", "minimum"],
+)  # fmt: skip
+def test_a_gate_of_other_sizes_that_is_open_on_most_images_is_no_constant(
+    net, randomise_, kill_, compact_exactly, gate
+):
+    """At odd sizes the network reads its image's mean, and random images open the gate: seen to be 1, not proved."""
+
+    def run(m, x):
+        y = F.relu(m.a(x))
+        return m.head(m.b(y * gate(x) if x.shape[2] % 2 else y).mean((2, 3)))
+
+    model = randomise_(net(run, a=conv(3, 4, 1), b=conv(4, 5, 1), head=nn.Linear(5, 2)))
+    kill_(kill_(model.a, [0], 1.5), [1], 0.4)
+    small = compact_exactly(model, SMALL, LARGE).model
+    with torch.no_grad():
+        for mean in (0.0, -1.0, -3.0, 3.0):
+            for x in (SMALL + mean, LARGE + mean):
+                torch.testing.assert_close(small(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("prefer", ["class", "graph"])
+@pytest.mark.parametrize("op", [lambda y: F.pad(y, (1, 1, 1, 1)), lambda y: y * 2], ids=["padding", "a factor"])
+def test_a_branch_that_only_large_images_take(net, randomise_, kill_, prefer, op):
+    """Of the sizes that are tried, one: constants hold at the others, and say nothing about it."""
+    model = reader(net, randomise_, kill_, lambda m, y: op(y) if y.shape[2] >= 16 else y, b=conv(4, 5, 3))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    small = compact(model, (x,), prefer=prefer).model
+    with torch.no_grad():
+        for size in (8, 13, 16, 20):
+            image = torch.randn(2, 3, size, size, dtype=torch.float64)
+            if prefer == "graph" and size != 8:
+                with pytest.raises(ValueError, match="takes inputs of 3 x 8 x 8 alone"):
+                    small(image)
+            else:
+                torch.testing.assert_close(small(image), model(image), rtol=1e-10, atol=1e-10)
+
+
+def test_a_buffer_that_forward_replaces_is_that_of_the_original(net, randomise_, kill_):
+    """Networks are run on the way; the one that is returned must not be."""
+
+    def run(m, y):
+        m.count = m.count + 1
+        return y
+
+    model = reader(net, randomise_, kill_, run)
+    model.register_buffer("count", torch.zeros((), dtype=torch.float64))
+    result = compact(model, (SMALL,))
+    assert float(result.model.count) == float(model.count) == 0
+    assert width(result, "a") < 4
+
+
+def test_a_layer_of_constants_alone_costs_a_float32_network_nothing(net, randomise_, kill_):
+    """The constant of a float32 layer is rounded; the comparison in float64 computes its own."""
+
+    def run(m, x):
+        return m.head(m.b(F.relu(m.a(x)) + torch.sigmoid(m.d(F.relu(m.c(x))))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = randomise_(
+        net(run, a=conv(3, 4, 1), b=conv(4, 5, 1), c=conv(3, 6, 1), d=conv(6, 4, 1), head=nn.Linear(5, 2))
+    )
+    for channel in range(6):
+        kill_(model.c, [channel], 0.1 + 0.37 * channel)
+    reports = [compact(model.to(dtype), (SMALL.to(dtype),)).report for dtype in (torch.float64, torch.float32)]
+    assert reports[0].params_after == reports[1].params_after < reports[0].params_before
+    assert reports[0].constant_layers == reports[1].constant_layers == ("c", "d")
+    assert reports[1].max_exact_error < 1e-12
 
 
 def test_what_the_last_comparison_finds_is_kept_and_nothing_else(net, randomise_, kill_, compact_exactly):

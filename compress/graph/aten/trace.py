@@ -92,6 +92,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
             written = _written(program.graph)
             if _needs_functional_form(program.graph):
                 program = program.run_decompositions({})
+            remove_unread(program.graph)
         except Exception as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -163,7 +164,7 @@ def functional(node: fx.Node) -> torch._ops.OpOverload:
     if not isinstance(target, torch._ops.OpOverload):
         raise TypeError(f"{node.name} is no ATen op: {target}")
     name = target._schema.name.split("::")[-1]
-    if not name.endswith("_"):
+    if not name.endswith("_") or name.endswith("__"):  # aten::__and__
         return target
     packet = getattr(getattr(torch.ops, target.namespace), name[:-1])
     overload: torch._ops.OpOverload = getattr(packet, target._overloadname)
@@ -212,6 +213,18 @@ def _remove_idle_dropout(graph: fx.Graph) -> None:
         if base_name(node) in DROPOUT.split() and not node.args[2]:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def remove_unread(graph: fx.Graph) -> None:
+    """Take out what nothing reads: the weights that attention averages for nobody would tie its heads."""
+    for node in reversed(list(graph.nodes)):
+        pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
+        if pure and not node.users and not base_name(node).startswith(CHECKS):
+            graph.erase_node(node)
+
+
+CHECKS = ("_assert", "sym_constrain_range")
+"""Beginnings of the names of operations that only check something."""
 
 
 def _needs_functional_form(graph: fx.Graph) -> bool:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from compress.errors import ModelError
 from compress.graph.aten.labels import LabelFlow
-from compress.graph.aten.trace import base_name
+from compress.graph.aten.trace import CHECKS, base_name
 from compress.graph.field import Field
 from compress.graph.labels import Classes
 from compress.surgery.graph_cut.batch import Static
@@ -192,9 +192,6 @@ _SIZED += "upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bili
 SIZED = frozenset(_SIZED.split())
 """Operations whose arguments are the sizes of their result."""
 
-IGNORED = ("_assert", "sym_constrain_range")
-"""Beginnings of the names of operations that only check something."""
-
 
 def _write(cutter: Cutter, node: fx.Node, traced: Traced) -> None:
     if node.op == "placeholder":
@@ -205,7 +202,7 @@ def _write(cutter: Cutter, node: fx.Node, traced: Traced) -> None:
         cutter.graph.output(tree_unflatten(results, traced.outputs))
     elif node.op != "call_function":
         raise ModelError(f"{source_line(node)}: control flow ({node.target}) cannot be returned as a graph.")
-    elif not base_name(node).startswith(IGNORED):
+    elif not base_name(node).startswith(CHECKS):
         cutter.env[node] = _rewritten(cutter, node)
 
 

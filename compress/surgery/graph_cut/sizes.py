@@ -9,20 +9,20 @@ from torch import Tensor, fx
 
 @fx.node.has_side_effect
 def require_size(x: Tensor, size: Sequence[int]) -> None:
-    """Refuse what has another height and width than ``size``: all dimensions behind the channels.
+    """Refuse what has other dimensions behind the batch than ``size``.
 
     Raises:
         ValueError: it has.
     """
-    if tuple(x.shape[2:]) != tuple(size):
+    if tuple(x.shape[1:]) != tuple(size):
         raise ValueError(
-            f"this network takes inputs of {_by(size)} alone, got {_by(x.shape[2:])}: numbers in its graph follow from "
+            f"this network takes inputs of {_by(size)} alone, got {_by(x.shape[1:])}: numbers in its graph follow from "
             "the size of the example inputs. Compact the original with example inputs of the size that you need."
         )
 
 
 def fix_size_(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], str]]) -> None:
-    """Let a graph check the height and width of what enters it, in place.
+    """Let a graph check the size of what enters it, but for the batch, in place.
 
     Args:
         module: the graph.
@@ -30,9 +30,10 @@ def fix_size_(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], str]
     """
     entries = [node for node in module.graph.nodes if node.op == "placeholder"]
     for node, (shape, _) in zip(entries, inputs, strict=True):
-        if len(shape) > 2:
+        if len(shape) > 1:
             with module.graph.inserting_after(entries[-1]):
-                module.graph.call_function(require_size, (node, tuple(shape[2:])))
+                check = module.graph.call_function(require_size, (node, tuple(shape[1:])))
+                check.meta["is_wrapped"] = True  # a leaf where the graph is traced again, as when it is unpickled
     module.recompile()
 
 

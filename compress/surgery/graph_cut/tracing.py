@@ -20,6 +20,7 @@ from compress.graph.aten.trace import (
     base_name,
     evaluating,
     inline_blocks,
+    remove_unread,
     trace,
 )
 from compress.surgery.graph_cut.batch import Batch, Static
@@ -122,6 +123,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
             if drops:
                 notes = (*notes, DROPPED)
             program = program.run_decompositions({})
+        remove_unread(program.graph)
     written = [spec for spec in program.graph_signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
     if written:
         raise ModelError(
