@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from marks import insert
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,7 @@ COMMANDS = Path(sys.executable).parent
 """Where the console scripts of this very environment lie."""
 
 ROWS = ("dense", "compact")
-MARKS = ("<!-- demo -->", "<!-- /demo -->")
+MARK = "demo"
 HEADINGS = (
     "test accuracy",
     "parameters",
@@ -102,7 +103,7 @@ def main() -> int:
             markdown(title(facts["summary"], run), steps, cells, facts, goals), encoding="utf-8"
         )
     if options.insert:
-        insert(options.insert, markdown_table(cells))
+        insert(options.insert, MARK, markdown_table(cells))
     return 0 if all(goal.met for goal in goals) else 1
 
 
@@ -174,15 +175,6 @@ def markdown_table(cells: dict[str, list[str]]) -> list[str]:
         "| --- |" + " ---: |" * len(cells),
         *(f"| {' | '.join(row)} |" for row in zip(HEADINGS, *cells.values(), strict=True)),
     ]
-
-
-def insert(document: Path, lines: list[str]) -> None:
-    """Replace what stands between the marks of a document."""
-    head, mark, rest = document.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, tail = rest.partition(MARKS[1])
-    if not mark or not end:
-        sys.exit(f"{document}: expected the marks {MARKS[0]} and {MARKS[1]}")
-    document.write_text("\n".join([head + mark, "", *lines, "", end + tail]), encoding="utf-8")
 
 
 def _widths(summary: dict[str, Any]) -> str:

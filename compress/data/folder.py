@@ -1,7 +1,7 @@
 """A folder of images by class: ``train/<class>/...``, optional ``val/`` and ``test/`` with the same classes.
 
-Classes are the folders of ``train/`` in alphabetical order. Every image below a class folder counts, at any depth;
-hidden files and those without an image's suffix do not. Images are decoded with Pillow, as RGB (grey ones too).
+Classes are the folders of ``train/`` in alphabetical order. Every image below a class folder counts, at any depth; what
+is hidden (``.name``) and files without an image's suffix do not. Images are decoded with Pillow, as RGB, grey ones too.
 """
 
 import os
@@ -159,11 +159,15 @@ def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], li
             Path(parent, file)
             for parent, _, files in os.walk(folder / name, followlinks=True)
             for file in files
-            if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES and not _hidden(Path(parent, file).relative_to(folder))
         )
         paths += found
         labels += [label] * len(found)
     return paths, labels
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _common_size(first: Path) -> int:

@@ -259,12 +259,14 @@ class PenaltySection(Section):
         p, a, eps, l1_share: Shape parameters of the penalties that have them; by default the penalty's own. Without a
             penalty they do nothing.
         mode: ``prox``: a proximal step after each optimizer step; ``subgradient``: added to the gradient before it.
-        group_weights: How groups of different size are weighted; by default the penalty's own way, and with a budget by
-            what it counts, so that what leaves first is what is worth least for its price.
-        strength_schedule: A name of ``compress.train.schedule.STRENGTH_SCHEDULES``: how the strength moves after that.
+        group_weights: A name of ``compress.optim.regularizer.GROUP_WEIGHTS``: how groups of different size are
+            weighted; by default the penalty's own way, and with a budget by what it counts, so that what leaves first
+            is what is worth least for its price.
+        strength_schedule: A name of ``compress.train.schedule.STRENGTH_SCHEDULES``: how the strength moves
+            after the warm-up.
         warmup_epochs: Epochs over which the strength rises linearly from zero.
-        epochs: Epochs with the penalty. After them dead groups stay dead and the rest trains on without it; by default
-            the penalty stays to the end, or with a budget for half of all epochs.
+        epochs: Epochs with the penalty, not more than all. After them dead groups stay dead and the rest trains on
+            without it; by default the penalty stays to the end, or with a budget for half of all epochs.
         gate_lr_factor: Learning rate of hard-concrete gates over that of the weights.
         budget: Corrects the strength on the way, so that training ends at a given size.
         compact_every: Epochs from one compaction to the next; 0 for none before the end. A compaction takes out of the

@@ -33,6 +33,7 @@ def root(tmp_path):
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / "cat" / "._0.png").write_text("not an image either")
     (tmp_path / "train" / ".cache").mkdir()
+    write_image(tmp_path / "train" / "cat" / ".thumbnails" / "0.png", RED["cat"])
     return tmp_path
 
 
