@@ -91,7 +91,7 @@ def model_layers(name: str, image_size: int, channels: int, classes: int) -> lis
     try:
         model = build(name, num_classes=classes, in_channels=channels, image_size=image_size)
     except UnknownModelError as error:
-        raise UnknownModelError(f"there is no run directory {name}, and no such model: {error}") from error
+        raise UnknownModelError(f"there is no run directory {name}, and {error}") from error
     graph = channel_graph(model, (torch.zeros(1, channels, image_size, image_size),))
     free, reasons = graph.free(), graph.classes.reasons
     layers: list[dict[str, Any]] = []

@@ -93,7 +93,7 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         return partial(build_from_file, name)
     near = difflib.get_close_matches(name, MODELS, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UnknownModelError(f"unknown model {name!r}{hint}; known: {', '.join([*MODELS, *FORMS])}")
+    raise UnknownModelError(f"no model is called {name!r}{hint}; known: {', '.join([*MODELS, *FORMS])}")
 
 
 def _check_fits(name: str, model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -90,7 +90,7 @@ def test_figures_are_whole_in_files_and_narrow_terminals(capsys: pytest.CaptureF
 def test_bad_targets_are_refused(compress_command: Callable, tmp_path: Path):
     for target, word in [
         ("lenet6", "did you mean lenet5?"),
-        ("runs/nope", "there is no run directory runs/nope, and no such model"),
+        ("runs/nope", "there is no run directory runs/nope, and no model is called 'runs/nope'; known: "),
         (tmp_path, "is no run directory"),
     ]:
         outcome = compress_command("inspect", target)

@@ -128,6 +128,6 @@ def test_refuses_sizes_below_one(argument):
 
 def test_unknown_name_lists_what_there_is():
     known = ", ".join(FIGURES)
-    message = f"unknown model 'resnet57' (did you mean resnet56?); known: {known}, torchvision:NAME, timm:NAME, FILE.py"
+    message = f"no model is called 'resnet57' (did you mean resnet56?); known: {known}, torchvision:NAME, timm:NAME, FILE.py"
     with pytest.raises(ModelError, match=re.escape(message)):
         build("resnet57", num_classes=10)
