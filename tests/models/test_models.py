@@ -128,6 +128,7 @@ def test_refuses_sizes_below_one(argument):
 
 def test_unknown_name_lists_what_there_is():
     known = ", ".join(FIGURES)
-    message = f"no model is called 'resnet57' (did you mean resnet56?); known: {known}, torchvision:NAME, timm:NAME, FILE.py"
+    hint = "no model is called 'resnet57' (did you mean resnet56?)"
+    message = f"{hint}; known: {known}, torchvision:NAME, timm:NAME, FILE.py"
     with pytest.raises(ModelError, match=re.escape(message)):
         build("resnet57", num_classes=10)
