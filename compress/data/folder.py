@@ -125,7 +125,7 @@ def load_folder(root: Path, *, image_size: int | None) -> Source:
         raise DataError(f"{train_folder}: no image in {', '.join(empty)}; image suffixes: {_suffixes()}; {LAYOUT}")
     if len(classes) == 1:
         raise DataError(f"{train_folder}: has one class alone, {classes[0]}, and so nothing to learn; {LAYOUT}")
-    size = _common_size(paths[0]) if image_size is None else image_size
+    size = _common_size(paths) if image_size is None else image_size
 
     def listed(paths: list[Path], labels: list[int]) -> FileSplit:
         return FileSplit(paths, torch.tensor(labels), image_size=size, resize=image_size is not None)
@@ -170,8 +170,13 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _common_size(first: Path) -> int:
-    width, height = _size(first)
+def _common_size(paths: Sequence[Path]) -> int:
+    first = paths[0]
+    try:
+        width, height = _size(first)
+    except UnreadableImageError:
+        _of_each(paths, _size)  # the others that cannot be read are named as well
+        raise
     if width != height:
         raise DataError(f"{first}: is {width}x{height} pixels; set image_size to scale all images to a square")
     return width
