@@ -14,6 +14,7 @@ from compress.surgery import Plan, weights_hash
 from compress.train import session
 from compress.train.evaluate import evaluate
 from compress.train.inputs import Inputs
+from compress.train.interrupt import Interrupted
 from compress.train.recipe import resolve
 from compress.train.rundir import Origin, load_data, open_run
 from compress.train.session import train
@@ -231,7 +232,7 @@ def test_resume_knows_its_origin(dense, sparse, tmp_path, monkeypatch):
         open_run(out)
     fresh = tmp_path / "fresh"
     monkeypatch.setattr(session.Trainer, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         trained(fresh)
     with pytest.raises(ConfigError, match="goes on from no other run"):
         train(resolve(fresh / "config.toml"), resume=True, origin=Origin("finetune", open_run(dense)))
