@@ -9,7 +9,7 @@ precision, at two input sizes where the network accepts them: an error at the bo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -246,34 +246,50 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tup
         One size of each kind; none where the network does the same at all sizes that it takes.
     """
     model = private_copy(model)
-    try:  # without arithmetic, where forward allows that
-        small = private_copy(model).to("meta")
-        own = _journal(small, tuple(x.to("meta") for x in example_inputs))
-        model, device = small, "meta"
-    except Exception:  # whatever a user's forward raises
-        own, device = _journal(model, example_inputs), ""
+    run, own = _watched(model, example_inputs)
     known, found, seen = [own], [], set()
     for shapes in other_sizes(example_inputs):
         size = tuple(shape[1:] for shape in shapes)  # with another number of samples, if that is taken
         if size in seen:
             continue
-        inputs = random_inputs(example_inputs, shapes, seed=0)
-        try:
-            entries = _journal(model, tuple(x.to(device) for x in inputs) if device else inputs)
-        except Exception:  # noqa: S112 - its way of saying no
-            continue
-        seen.add(size)
-        if entries not in known:
+        entries = run(random_inputs(example_inputs, shapes, seed=0))
+        if entries is not None:
+            seen.add(size)
+        if entries is not None and (own is None or entries not in known):
             known.append(entries)
             found.append(shapes)
     return found
 
 
-def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[Any, ...]]:
+Entries = list[tuple[Any, ...]]
+"""What a network did, operation by operation."""
+
+
+def _watched(
+    model: nn.Module, example_inputs: tuple[Tensor, ...]
+) -> tuple[Callable[[tuple[Tensor, ...]], Entries | None], Entries | None]:
+    """What tells what a network does on its inputs, ``None`` where it refuses them; and that for the example inputs.
+
+    Nothing is computed where forward allows that. Of a network that can't be watched, any other size that it takes is
+    told as something else.
+    """
+    small = private_copy(model).to("meta")
+
+    def without_arithmetic(inputs: tuple[Tensor, ...]) -> Entries | None:
+        return _journal(small, tuple(x.to("meta") for x in inputs))
+
+    for run in (without_arithmetic, lambda inputs: _journal(model, inputs)):
+        if (own := run(example_inputs)) is not None:
+            return run, own
+    torch.compiler.reset()  # torch.cond compiles itself, and would go on failing as it did while it was watched
+    return lambda inputs: None if _accepted(model, inputs) is None else [], None
+
+
+def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> Entries | None:
     journal = _Journal()
     with journal:
-        outputs(model, inputs)
-    return journal.entries
+        accepted = _accepted(model, inputs) is not None
+    return journal.entries if accepted else None
 
 
 def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
@@ -281,6 +297,8 @@ def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     running: list[str] = []
     handles = []
     for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no hooks
         handles.append(module.register_forward_pre_hook(lambda _m, _x, path=path: running.append(path)))
         handles.append(module.register_forward_hook(lambda _m, _x, _y: running.pop() and None))
     failed = _accepted(model, inputs) is None
