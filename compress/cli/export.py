@@ -52,8 +52,8 @@ def export_command(
     verified on random ones alone.
     """
     import torch
-    from rich.console import Console
 
+    from compress.cli.tables import console
     from compress.train.rundir import open_run
     from export import ExportError, to_onnx  # the one crossing between the two packages
 
@@ -75,12 +75,12 @@ def export_command(
         )
     except ExportError as error:
         raise CompressError(f"cannot export {run}: {error}") from error
-    console = Console()
-    console.print(_table(report, dense=dense))
+    out = console()
+    out.print(_table(report, dense=dense))
     for note in (*notes, *report.notes):
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     command = next_command(opened, onnx, dense=dense, dynamic_batch=dynamic_batch, opset=opset)
-    console.print(command, markup=False, highlight=False, soft_wrap=True)
+    out.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
 def _real_images(run: Run) -> tuple[Tensor, list[str]]:
