@@ -3,6 +3,7 @@
     python experiments/exam.py --suite torchvision
     python experiments/exam.py --suite timm --models resnetv2_18 dpn68 --case a --again
     python experiments/exam.py --suite torchvision --suite timm --markdown docs/results/surgery-exam.md
+    python experiments/exam.py --table-only --markdown docs/results/surgery-exam.md
 
 Each network runs in a process of its own with a limit of time and of memory, so that a crash is a row of the table and
 not its end. Rows are kept as JSON lines under ``--out``; what is there is not run again, unless ``--again`` says so.
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         (network, missing)
         for network in chosen
         if (missing := [c for c in cases if options.again or not book.has(network.suite, network.name, c)])
+        and not options.table_only
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         results = pool.map(lambda job: _run(job[0], job[1], options), todo)
@@ -66,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
             for row in found:
                 book.add(row)
                 print(f"[{done}/{len(todo)}] {line(row)}", file=sys.stderr, flush=True)
-    rows = [book.rows[n.suite, n.name, c] for n in chosen for c in cases]
+    rows = [book.row(network, case) for network in chosen for case in cases]
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(document(rows, _command(arguments)), encoding="utf-8")
@@ -89,6 +91,11 @@ class _Book:
         """Whether there is a row of a network that was run."""
         row = self.rows.get((suite, name, case))
         return row is not None and row.status != "not run"
+
+    def row(self, network: Network, case: str) -> Row:
+        """The row of a network, or one that says that there is none."""
+        none = Row(network.suite, network.name, network.family, case, "not run", "not run")
+        return self.rows.get((network.suite, network.name, case), none)
 
     def add(self, row: Row) -> None:
         """Keep a row; it is on disk when this returns."""
@@ -168,6 +175,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--prefer", choices=("class", "graph", "smallest"), help="handed to compact, if it knows it")
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="without export and ONNX Runtime")
     parser.add_argument("--again", action="store_true", help="run what has a row already, too")
+    parser.add_argument(
+        "--table-only", action="store_true", help="run nothing: tell of the rows that there are"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--time-limit", type=int, default=300, metavar="SECONDS", help="processor time of one network")
     parser.add_argument("--memory-gib", type=float, default=8.0, help="of one process")
