@@ -53,6 +53,9 @@ ATTENTION = {
     "by hand": lambda _m, q, k, v: by_hand(q, k, v),
     "one operation": lambda _m, q, k, v: F.scaled_dot_product_attention(q, k, v),
     "causal": lambda _m, q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+    "einsum": lambda _m, q, k, v: torch.einsum(
+        "b h i j, b h j d -> b h i d", (torch.einsum("bhid,bhjd->bhij", q, k)).softmax(-1), v
+    ),
     "batched product": lambda _m, q, k, v: torch.bmm(
         (q.flatten(0, 1) @ k.flatten(0, 1).transpose(1, 2)).softmax(-1), v.flatten(0, 1)
     ).unflatten(0, (-1, q.shape[1])),
@@ -75,7 +78,7 @@ def test_whole_heads_leave_and_their_constants_fold_into_the_projection(
     torch.testing.assert_close(result.model.proj.bias, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("attend", ["by hand", "one operation"])
+@pytest.mark.parametrize("attend", ["by hand", "one operation", "einsum"])
 def test_a_fused_layer_loses_heads_as_a_graph_and_says_why_the_class_cannot(
     net, randomise_, kill_, compact_exactly, attend
 ):
@@ -240,6 +243,23 @@ def test_a_bias_of_which_a_part_is_set_to_zero_goes_with_its_heads(net, randomis
     assert compact_exactly(model, *tokens()).report.layers["qkv"].after == 3 * WIDTH
     result = compact_exactly(model, *tokens(), prefer="graph")
     assert result.report.layers["qkv"].after == 3 * WIDTH - len(rows)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+@pytest.mark.parametrize("equation", ["bhij,bhjd->bhid", "bhji,bhjd->bhid", "bhij,bhjd->hbid", "bhij,bhkd->bhid"])
+def test_einsums_of_all_kinds(net, randomise_, kill_, compact_exactly, equation, value):
+    """A mean over keys is a mean only where what is summed is what the softmax runs over, and nothing else."""
+
+    def attend(_m, q, k, v):
+        y = torch.einsum(equation, (q @ k.transpose(-2, -1)).softmax(-1), v)
+        return y if equation.endswith("bhid") else y.transpose(0, 1)
+
+    model = randomise_(net(separate(attend), **layers("q", "k", "v")))
+    for layer in (model.q, model.k, model.v):
+        kill_(layer, ROWS, value)
+    found = compact_exactly(model, *tokens()).report.layers["v"].after
+    if value == 0 or equation.startswith("bhij,bhjd"):
+        assert found == WIDTH - len(ROWS)
 
 
 def test_masks_that_are_joined_by_and_do_not_stop_the_graph(net, randomise_, kill_, compact_exactly):

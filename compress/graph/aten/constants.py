@@ -35,7 +35,7 @@ from compress.graph.aten.ops import (
     reduced_dims,
     spatial_dims,
 )
-from compress.graph.aten.products import attention, matrix_product
+from compress.graph.aten.products import attention, einsum, matrix_product
 from compress.graph.aten.trace import DROPOUT, Trace, base_name, functional
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
 from compress.graph.aten.zeros import accumulate, extreme, instance_norm, layer_norm, zeros_alone
@@ -389,6 +389,7 @@ RULES: dict[str, Rule] = {
     **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,
     **named(matrix_product, "matmul bmm mm"),
+    "einsum": einsum,
     "scaled_dot_product_attention": attention,
     **named(batch_norm, BATCH_NORM),
     "prelu": prelu,

@@ -30,6 +30,7 @@ from compress.graph.aten.ops import (
     WINDOWS,
     conv_arguments,
     conv_transposed_arguments,
+    einsum_letters,
     is_padded,
     named,
     reads_bits,
@@ -524,6 +525,27 @@ def matrix_product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwar
     return _multiplied(flow, node, a, b)
 
 
+def einsum(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Einstein sum (equation, (a, b)): the same for products of two activations over named dimensions."""
+    letters, shape = einsum_letters(args[0]), shape_of(node)
+    if letters is None or shape is None or len(args[1]) != 2 or not all(isinstance(x, Field) for x in args[1]):
+        return product(flow, node, args, kwargs)
+    *inner, out = letters
+    sizes = dict(zip("".join(inner), (size for x in args[1] for size in x.shape), strict=True))
+    factors = []
+    for own, x in zip(inner, args[1], strict=True):
+        flow.book.explain(x.data, _whole_head(node))
+        data = _unify_along(flow, x, tuple(d for d, letter in enumerate(own) if letter not in out))
+        order = [own.index(letter) for letter in out if letter in own]
+        summed = [d for d, letter in enumerate(own) if letter not in out]
+        data = data.permute(*order, *summed).reshape([data.shape[d] for d in order])
+        for position, letter in enumerate(out):
+            if letter not in own:
+                data = data.unsqueeze(position)
+        factors.append(Field(data, tuple(sizes[letter] for letter in out)))
+    return _unified(flow, node, factors, shape)
+
+
 def attention(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """scaled_dot_product_attention (query, key, value, mask, ...): two products of matrices and a softmax.
 
@@ -548,12 +570,15 @@ def attention(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
 def _multiplied(flow: LabelFlow, node: fx.Node, a: Field, b: Field) -> Field:
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
     n, m = a.shape[-2], b.shape[-1]
-    reason = f"leaves only with what {base_name(node)} multiplies it with: a whole attention head (at {place(node)})"
     for field in (a, b):
-        flow.book.explain(field.data, reason)
+        flow.book.explain(field.data, _whole_head(node))
     left = Field(_unify_along(flow, a, (-1,)), (*a.shape[:-1], m))
     right = Field(_unify_along(flow, b, (-2,)), (*b.shape[:-2], n, m))
     return _unified(flow, node, [left, right], (*batch, n, m))
+
+
+def _whole_head(node: fx.Node) -> str:
+    return f"leaves only with what {base_name(node)} multiplies it with: a whole attention head (at {place(node)})"
 
 
 def embedding(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -646,7 +671,7 @@ def _is_partial(x: Field, dims: tuple[int, ...]) -> bool:
 
 def _unify_along(flow: LabelFlow, x: Field, dims: tuple[int, ...]) -> Tensor:
     """Note that labels along ``dims`` belong together; one of each is returned, of size 1 there."""
-    first = x.data.amax(dims, keepdim=True)  # neutral ones give way
+    first = x.data.amax(dims, keepdim=True) if dims else x.data  # neutral ones give way
     flow.book.unify(x.data, first)
     return first
 
@@ -739,7 +764,8 @@ RULES: dict[str, Rule] = {
     "linear": linear,
     **named(matrix_product, "matmul bmm mm"),
     "scaled_dot_product_attention": attention,
-    **named(product, "einsum baddbmm addmm"),
+    "einsum": einsum,
+    **named(product, "baddbmm addmm"),
     "embedding": embedding,
     "glu": glu,
     **named(batch_norm, BATCH_NORM),

@@ -66,6 +66,17 @@ def conv_transposed_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
     return (*args, *defaults[len(args) :])
 
 
+def einsum_letters(equation: str) -> list[str] | None:
+    """The letters of each operand and of the result; ``None`` for an equation that leaves some of them open.
+
+    Without ``->`` or with ``...``, and where a letter occurs twice in one operand (a diagonal).
+    """
+    inner, arrow, out = equation.replace(" ", "").partition("->")
+    letters = [*inner.split(","), out]
+    plain = arrow and all(part.isalpha() or not part for part in letters)
+    return letters if plain and all(len(set(part)) == len(part) for part in letters) else None
+
+
 def pooling_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:
     """(input, kernel, stride, padding, count_include_pad, divisor_override) of an average pooling, with defaults."""
     defaults: tuple[Any, ...] = (None, None, None, 0, False, True, None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from compress.graph.aten.ops import UNCHANGED
+from compress.graph.aten.ops import UNCHANGED, einsum_letters
 from compress.graph.aten.trace import DROPOUT, base_name
 from compress.graph.aten.walk import Value, shape_of
 from compress.graph.constants import UNKNOWN, agreed
@@ -31,6 +31,29 @@ def matrix_product(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], k
         return flow.unknown(node, args, kwargs)
     left, right = agreed(a.data, (len(a.shape) - 1,)), agreed(b.data, (len(b.shape) - 2,))
     return _known(left, right, shape, mean=_sums_to_one(node.args[0]))
+
+
+def einsum(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """Einstein sum (equation, (a, b)): the same for products of two activations over named dimensions."""
+    letters, shape = einsum_letters(args[0]), shape_of(node)
+    if letters is None or shape is None or len(args[1]) != 2 or not all(isinstance(x, Field) for x in args[1]):
+        return flow.unknown(node, args, kwargs)
+    *inner, out = letters
+    factors = []
+    for own, x in zip(inner, args[1], strict=True):
+        summed = [d for d, letter in enumerate(own) if letter not in out]
+        order = [own.index(letter) for letter in out if letter in own]
+        data = agreed(x.data, tuple(summed)).permute(*order, *summed)
+        data = data.reshape([x.data.shape[d] for d in order])
+        for position, letter in enumerate(out):
+            if letter not in own:
+                data = data.unsqueeze(position)
+        factors.append(data)
+    operands = node.args[1]
+    assert isinstance(operands, (list, tuple))
+    summed_letters = set(inner[0]) - set(out)
+    mean = summed_letters == set(inner[0][-1:]) == set(inner[1]) - set(out) and _sums_to_one(operands[0])
+    return _known(factors[0], factors[1], shape, mean=mean)
 
 
 def attention(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:

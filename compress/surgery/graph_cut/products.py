@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx
 
+from compress.graph.aten.ops import einsum_letters
 from compress.graph.aten.trace import base_name, functional
 from compress.surgery.graph_cut.cutter import Cutter, Result, Value
 from compress.surgery.graph_cut.layout import Layout
@@ -17,6 +18,20 @@ QUERY, KEY, VALUE, MASK = range(4)
 def matrix_product(cutter: Cutter, node: fx.Node) -> Result:
     """``[..., n, k] @ [..., k, m]``: ``k`` stays; rows, columns and batches go with the result."""
     return _cut(cutter, node, lambda position: (-2,) if position == 0 else (-1,))
+
+
+def einsum(cutter: Cutter, node: fx.Node) -> Result:
+    """Einstein sum (equation, (a, b)): each operand keeps what the result keeps along the dimensions that both name."""
+    layout, (equation, operands) = cutter.layout(node), cutter.batch.arguments(node)[0][:2]
+    letters = einsum_letters(equation)
+    if letters is None or not layout.is_plain:
+        raise cutter.block(node, "einsum of channels that were cut unevenly")
+    *inner, out = letters
+    fitted = []
+    for own, operand in zip(inner, operands, strict=True):
+        kept = {d: layout.kept(out.index(letter)) for d, letter in enumerate(own) if letter in out}
+        fitted.append(cutter.narrow(node, cutter.present(node, operand), kept).node)
+    return cutter.held(node, cutter.call(node, functional(node), equation, fitted))
 
 
 def attention(cutter: Cutter, node: fx.Node) -> Result:

@@ -35,7 +35,7 @@ from compress.surgery.graph_cut.elementwise import (
 )
 from compress.surgery.graph_cut.layers import batch_norm, conv, conv_transposed, dropout, linear, prelu
 from compress.surgery.graph_cut.movement import index, move, view
-from compress.surgery.graph_cut.products import attention, matrix_product
+from compress.surgery.graph_cut.products import attention, einsum, matrix_product
 from compress.surgery.graph_cut.stays import POINTWISE
 
 ALWAYS: Mapping[str, Rule] = {
@@ -71,6 +71,7 @@ WHERE_CUT: Mapping[str, Rule] = {
     "embedding": embedding,
     "glu": glu,
     **named(matrix_product, "matmul bmm mm"),
+    "einsum": einsum,
     "scaled_dot_product_attention": attention,
 }
 """Op -> rule where some channels leave. What is not here must not lose any."""
