@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,13 +13,20 @@ from compress.errors import ConstantOutputError, ModelError
 from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
-from compress.surgery.verify import other_runs, random_inputs
+from compress.surgery.verify import random_inputs
 
 Select = Literal["auto", "never", "always"]
 
 
-def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool, select: Select) -> ChannelGraph:
+Sizes = tuple[tuple[int, ...], ...]
+
+
+def analyse(
+    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Sizes], *, fold: bool, select: Select
+) -> ChannelGraph:
     """Trace a network in plain form and run both flows; see ``compact`` for the arguments.
+
+    ``runs`` are the sizes at which the network does something else.
 
     Raises:
         ModelError: the model can't be traced.
@@ -30,7 +37,7 @@ def analyse(plain: nn.Module, example_inputs: tuple[Tensor, ...], *, fold: bool,
     if graph.constant_output:
         raise _nothing_left(plain, graph)
     any_constant = any(not bool(consumer.constants.isnan().all()) for consumer in graph.consumers)
-    elsewhere = _consumers_elsewhere(plain, example_inputs) if any_constant else ()
+    elsewhere = _consumers_elsewhere(plain, example_inputs, runs) if any_constant else ()
     graph = dataclasses.replace(graph, elsewhere=elsewhere)
     if select == "never" or not may_select(graph, find_dead(graph, fold=fold)):
         return graph
@@ -58,7 +65,9 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
     )
 
 
-def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
+def _consumers_elsewhere(
+    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Sizes]
+) -> tuple[Consumer, ...]:
     """What layers read at other input sizes, where ``forward`` does something else there.
 
     Where it runs the same operations on the same numbers, or where the network takes only one size, constants hold as
@@ -66,7 +75,7 @@ def _consumers_elsewhere(plain: nn.Module, example_inputs: tuple[Tensor, ...]) -
     cut off nothing at one of them.
     """
     found: list[Consumer] = []
-    for shapes in other_runs(plain, example_inputs):
+    for shapes in runs:
         with contextlib.suppress(ModelError):
             found += channel_graph(plain, random_inputs(example_inputs, shapes, seed=0)).consumers
     return tuple(found)

@@ -22,7 +22,7 @@ from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, all_sizes, certify, in_double
+from compress.surgery.verify import Agreement, all_sizes, certify, in_double, other_runs
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -76,8 +76,9 @@ def compact(
         plain = baked_copy(model)
         watch = Stopwatch()
         with watch.stage("analysis"):
-            graph = analyse(plain, example_inputs, fold=fold, select=select)
-        task = _Task(model, plain, graph, example_inputs, fold, watch)
+            runs = other_runs(plain, example_inputs)
+            graph = analyse(plain, example_inputs, runs, fold=fold, select=select)
+        task = _Task(model, plain, graph, example_inputs, runs, fold, watch)
         certified = {"class": _in_class, "graph": _as_graph, "smallest": _smallest}[prefer](task)
     cut = certified.cut
     plan = dataclasses.replace(
@@ -94,6 +95,7 @@ class _Task:
     plain: nn.Module
     graph: ChannelGraph
     example_inputs: tuple[Tensor, ...]
+    runs: list[tuple[tuple[int, ...], ...]]
     fold: bool
     watch: Stopwatch
     traces: Traces = field(default_factory=Traces)
@@ -181,8 +183,9 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
             tested = private_copy(cut.model)  # a forward may write to buffers
             try:
                 agreements = certify(
-                    original, tested, twin, task.example_inputs, any_size=form == "class", only_given=fixed
-                )
+                    original, tested, twin, task.example_inputs,
+                    any_size=form == "class", only_given=fixed, runs=task.runs,
+                )  # fmt: skip
             except VerificationError as error:
                 if cut.decision.folds or cut.plan.constant_layers or (form == "graph" and not fixed):
                     continue

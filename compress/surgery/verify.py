@@ -9,7 +9,7 @@ precision, at two input sizes where the network accepts them: an error at the bo
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -69,6 +69,7 @@ def certify(
     *,
     any_size: bool = True,
     only_given: bool = False,
+    runs: Collection[tuple[tuple[int, ...], ...]] | None = None,
 ) -> list[Agreement]:
     """Compare at the given size, at a second one, and wherever else the network does something else.
 
@@ -82,6 +83,7 @@ def certify(
         any_size: whether the compact network must accept every input size that the original does. One that need not,
             and refuses one of them or returns something else, is compared at the given size alone.
         only_given: whether other sizes are none of its concern.
+        runs: what ``other_runs`` tells of the original, where that is known.
 
     Returns:
         One agreement for each size and precision; sizes that the original refuses, and float64 where it insists on
@@ -95,7 +97,9 @@ def certify(
     fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
     own = [tuple(x.shape[1:]) for x in example_inputs]
     sizes = [s for s in all_sizes(example_inputs) if not fixed or [shape[1:] for shape in s] == own]
-    wanted = {sizes[0], *(() if fixed else other_runs(original, example_inputs))}
+    if runs is None:
+        runs = other_runs(original, example_inputs)
+    wanted = {sizes[0], *(() if fixed else runs)}
     found: list[Agreement] = []
     second = False
     for size, shapes in enumerate(sizes):
@@ -228,6 +232,8 @@ class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name not in _RANGES:
             noted = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, (int, float)))
         self.entries.append((name, *noted))
+        if "batch_norm" in name and args[0].is_meta and not any(a is True for a in args):  # slow there
+            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
         return func(*args, **kwargs)
 
 
