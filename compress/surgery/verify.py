@@ -279,7 +279,9 @@ def _watched(
     Nothing is computed where forward allows that. Of a network that can't be watched, any other size that it takes is
     told as something else.
     """
-    small = private_copy(model).to("meta")
+    small = model
+    with contextlib.suppress(Exception):  # a scripted part can't be moved there
+        small = private_copy(model).to("meta")
 
     def without_arithmetic(inputs: tuple[Tensor, ...]) -> Entries | None:
         return _journal(small, tuple(x.to("meta") for x in inputs))
