@@ -175,9 +175,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--prefer", choices=("class", "graph", "smallest"), help="handed to compact, if it knows it")
     parser.add_argument("--no-onnx", dest="onnx", action="store_false", help="without export and ONNX Runtime")
     parser.add_argument("--again", action="store_true", help="run what has a row already, too")
-    parser.add_argument(
-        "--table-only", action="store_true", help="run nothing: tell of the rows that there are"
-    )
+    parser.add_argument("--table-only", action="store_true", help="run nothing: tell of the rows that there are")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--time-limit", type=int, default=300, metavar="SECONDS", help="processor time of one network")
     parser.add_argument("--memory-gib", type=float, default=8.0, help="of one process")

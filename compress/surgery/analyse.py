@@ -13,12 +13,9 @@ from compress.errors import ConstantOutputError, ModelError
 from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
-from compress.surgery.verify import random_inputs
+from compress.surgery.verify import Sizes, random_inputs
 
 Select = Literal["auto", "never", "always"]
-
-
-Sizes = tuple[tuple[int, ...], ...]
 
 
 def analyse(

@@ -8,14 +8,21 @@ in which the products are plain parameters, under the names that the network has
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 
-def private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy, also of networks that hold computed tensors, which ``copy.deepcopy`` alone refuses."""
-    memo: dict[int, object] = {}
+def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parameter] | None = None) -> nn.Module:
+    """A deep copy, also of networks that hold computed tensors, which ``copy.deepcopy`` alone refuses.
+
+    Args:
+        model: the network.
+        parameter: what stands in the copy for each parameter, by default a copy of it; a run that is to change nothing
+            but buffers and attributes does with the parameter itself.
+    """
+    memo: dict[int, object] = {} if parameter is None else {id(p): parameter(p) for p in model.parameters()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:

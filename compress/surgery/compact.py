@@ -22,7 +22,7 @@ from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, LayerWidth
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, all_sizes, certify, in_double, other_runs
+from compress.surgery.verify import Agreement, Sizes, all_sizes, certify, in_double, other_runs
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -95,7 +95,7 @@ class _Task:
     plain: nn.Module
     graph: ChannelGraph
     example_inputs: tuple[Tensor, ...]
-    runs: list[tuple[tuple[int, ...], ...]]
+    runs: list[Sizes]
     fold: bool
     watch: Stopwatch
     traces: Traces = field(default_factory=Traces)

@@ -78,7 +78,8 @@ def cut_class(
         small = private_copy(plain)
         apply_(small, decision, plan)
         with watch.stage("type check"):
-            failing = failing_module(private_copy(small), example_inputs)  # far cheaper than to trace it in vain
+            # far cheaper than to trace it in vain
+            failing = failing_module(private_copy(small, parameter=lambda own: own), example_inputs)
             after = None if failing else _graph_or_none(small, example_inputs, graph)
             suspects = (
                 find_failing(graph, failing) if after is None else find_suspects(graph, after, plan, decision.removed)

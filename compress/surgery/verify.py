@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -36,6 +37,9 @@ ROUNDINGS = 4
 network's sums are in another order, and the largest of few outputs is no exact measure."""
 
 
+Sizes = tuple[tuple[int, ...], ...]
+"""The shape of each input."""
+
 COARSE = 100
 """How many times the tolerance shows that a graph computes something else at another size: not rounding."""
 
@@ -54,7 +58,7 @@ class Agreement:
             float64.
     """
 
-    input_shapes: tuple[tuple[int, ...], ...]
+    input_shapes: Sizes
     dtype: str
     max_abs_error: float
     max_relative_error: float
@@ -69,7 +73,7 @@ def certify(
     *,
     any_size: bool = True,
     only_given: bool = False,
-    runs: Collection[tuple[tuple[int, ...], ...]] | None = None,
+    runs: Collection[Sizes] | None = None,
 ) -> list[Agreement]:
     """Compare at the given size, at a second one, and wherever else the network does something else.
 
@@ -241,7 +245,7 @@ _RANGES = frozenset(("aten::arange", "aten::linspace"))
 """Ops whose numbers follow the input's size, and of which no constant is concluded."""
 
 
-def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
     """Other input sizes at which a network runs other operations, or computes with other numbers or padding.
 
     Args:
@@ -251,7 +255,6 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[tup
     Returns:
         One size of each kind; none where the network does the same at all sizes that it takes.
     """
-    model = private_copy(model)
     run, own = _watched(model, example_inputs)
     known, found, seen = [own], [], set()
     for shapes in other_sizes(example_inputs):
@@ -279,18 +282,23 @@ def _watched(
     Nothing is computed where forward allows that. Of a network that can't be watched, any other size that it takes is
     told as something else.
     """
-    small = model
     with contextlib.suppress(Exception):  # a scripted part can't be moved there
-        small = private_copy(model).to("meta")
+        empty = private_copy(model, parameter=_without_values).to("meta")
 
-    def without_arithmetic(inputs: tuple[Tensor, ...]) -> Entries | None:
-        return _journal(small, tuple(x.to("meta") for x in inputs))
+        def without_arithmetic(inputs: tuple[Tensor, ...]) -> Entries | None:
+            return _journal(empty, tuple(x.to("meta") for x in inputs))
 
-    for run in (without_arithmetic, lambda inputs: _journal(model, inputs)):
-        if (own := run(example_inputs)) is not None:
-            return run, own
+        if (own := without_arithmetic(example_inputs)) is not None:
+            return without_arithmetic, own
+    model = private_copy(model, parameter=lambda own: own)
+    if (own := _journal(model, example_inputs)) is not None:
+        return partial(_journal, model), own
     torch.compiler.reset()  # torch.cond compiles itself, and would go on failing as it did while it was watched
     return lambda inputs: None if _accepted(model, inputs) is None else [], None
+
+
+def _without_values(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
 
 def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> Entries | None:
@@ -466,7 +474,7 @@ def _random_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) 
     return torch.randint(low, high + 1, shape, generator=generator).to(x)
 
 
-def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
     """Other input sizes to try."""
     return all_sizes(example_inputs)[1:]
 
@@ -476,7 +484,7 @@ def in_double(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
-def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...], ...]]:
+def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
     """The given sizes first, then others to try, each with one sample more, and with as many as given.
 
     First come heights and widths of other parity, the smaller ones first where there is room, since they are cheap;
@@ -505,7 +513,7 @@ def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[tuple[tuple[int, ...],
     return list(dict.fromkeys(candidates))
 
 
-def _scaled(shapes: tuple[tuple[int, ...], ...], factor: float, *, odd: bool) -> tuple[tuple[int, ...], ...]:
+def _scaled(shapes: Sizes, factor: float, *, odd: bool) -> Sizes:
     def scaled(size: int) -> int:
         return _other_parity(size, factor) if odd else max(1, int(size * factor))
 

@@ -28,6 +28,7 @@ from compress.graph.aten.ops import (
     SLICES,
     UNCHANGED,
     WINDOWS,
+    as_result,
     conv_arguments,
     conv_transposed_arguments,
     einsum_letters,
@@ -36,6 +37,7 @@ from compress.graph.aten.ops import (
     reads_bits,
     reduced_dims,
     spatial_dims,
+    summed_dims,
 )
 from compress.graph.aten.trace import DROPOUT, Trace, base_name
 from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result, shape_of
@@ -531,18 +533,11 @@ def einsum(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict
     if letters is None or shape is None or len(args[1]) != 2 or not all(isinstance(x, Field) for x in args[1]):
         return product(flow, node, args, kwargs)
     *inner, out = letters
-    sizes = dict(zip("".join(inner), (size for x in args[1] for size in x.shape), strict=True))
     factors = []
     for own, x in zip(inner, args[1], strict=True):
         flow.book.explain(x.data, _whole_head(node))
-        data = _unify_along(flow, x, tuple(d for d, letter in enumerate(own) if letter not in out))
-        order = [own.index(letter) for letter in out if letter in own]
-        summed = [d for d, letter in enumerate(own) if letter not in out]
-        data = data.permute(*order, *summed).reshape([data.shape[d] for d in order])
-        for position, letter in enumerate(out):
-            if letter not in own:
-                data = data.unsqueeze(position)
-        factors.append(Field(data, tuple(sizes[letter] for letter in out)))
+        data = as_result(_unify_along(flow, x, summed_dims(own, out)), own, out)
+        factors.append(Field(data, shape))
     return _unified(flow, node, factors, shape)
 
 
@@ -557,13 +552,12 @@ def attention(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
         return product(flow, node, args, kwargs)
     turned = Field(key.data.transpose(-1, -2), (*key.shape[:-2], key.shape[-1], key.shape[-2]))
     scores = _multiplied(flow, node, query, turned)
-    if isinstance(mask, (Field, Parameter, Computed)):
-        fields = [scores, mask] if isinstance(mask, Field) else [scores]
-        if not isinstance(mask, Field):
-            if (labels := labels_of_parameter(flow, mask, fields, scores.shape)) is None:
-                return product(flow, node, args, kwargs)
-            fields.append(labels)
-        scores = _unified(flow, node, fields, scores.shape)
+    if isinstance(mask, (Parameter, Computed)):
+        mask = labels_of_parameter(flow, mask, [scores], scores.shape)
+        if mask is None:
+            return product(flow, node, args, kwargs)
+    if isinstance(mask, Field):
+        scores = _unified(flow, node, [scores, mask], scores.shape)
     return _multiplied(flow, node, scores, value)
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any, TypeVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from compress.graph.aten.trace import base_name
 from compress.graph.aten.walk import Value
@@ -75,6 +75,20 @@ def einsum_letters(equation: str) -> list[str] | None:
     letters = [*inner.split(","), out]
     plain = arrow and all(part.isalpha() or not part for part in letters)
     return letters if plain and all(len(set(part)) == len(part) for part in letters) else None
+
+
+def summed_dims(own: str, out: str) -> tuple[int, ...]:
+    """The dimensions of an operand of an Einstein sum, with the letters ``own``, that the result ``out`` lacks."""
+    return tuple(d for d, letter in enumerate(own) if letter not in out)
+
+
+def as_result(data: Tensor, own: str, out: str) -> Tensor:
+    """An operand of size 1 along ``summed_dims``, with the dimensions of the result: of size 1 where it has none."""
+    sizes = dict(zip(own, data.shape, strict=True))
+    data = data.squeeze(summed_dims(own, out))
+    left = [letter for letter in own if letter in out]
+    data = data.permute([left.index(letter) for letter in out if letter in own])
+    return data.reshape([sizes.get(letter, 1) for letter in out])
 
 
 def pooling_arguments(args: tuple[Value, ...]) -> tuple[Any, ...]:

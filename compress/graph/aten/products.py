@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from compress.graph.aten.ops import UNCHANGED, einsum_letters
+from compress.graph.aten.ops import UNCHANGED, as_result, einsum_letters, summed_dims
 from compress.graph.aten.trace import DROPOUT, base_name
 from compress.graph.aten.walk import Value, shape_of
 from compress.graph.constants import UNKNOWN, agreed
@@ -39,16 +39,9 @@ def einsum(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: d
     if letters is None or shape is None or len(args[1]) != 2 or not all(isinstance(x, Field) for x in args[1]):
         return flow.unknown(node, args, kwargs)
     *inner, out = letters
-    factors = []
-    for own, x in zip(inner, args[1], strict=True):
-        summed = [d for d, letter in enumerate(own) if letter not in out]
-        order = [own.index(letter) for letter in out if letter in own]
-        data = agreed(x.data, tuple(summed)).permute(*order, *summed)
-        data = data.reshape([x.data.shape[d] for d in order])
-        for position, letter in enumerate(out):
-            if letter not in own:
-                data = data.unsqueeze(position)
-        factors.append(data)
+    factors = [
+        as_result(agreed(x.data, summed_dims(own, out)), own, out) for own, x in zip(inner, args[1], strict=True)
+    ]
     operands = node.args[1]
     assert isinstance(operands, (list, tuple))
     summed_letters = set(inner[0]) - set(out)
