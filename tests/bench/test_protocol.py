@@ -10,7 +10,7 @@ import bench
 from bench import worker
 from bench.errors import BenchError
 from bench.protocol import Answer, Host, Input, LatencySamples, MeasuredModel, Request
-from bench.targets.local import WORKER
+from bench.targets.launch import WORKER
 
 REQUEST = Request(
     measure="latency",

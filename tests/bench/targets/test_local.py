@@ -6,7 +6,8 @@ import pytest
 from bench.errors import BenchError
 from bench.protocol import Request
 from bench.targets import TARGETS, find_target
-from bench.targets.local import LocalTarget, worker_environment
+from bench.targets.launch import worker_environment
+from bench.targets.local import LocalTarget
 
 REQUEST = Request(
     measure="latency",

@@ -1,0 +1,101 @@
+"""One request to a worker process and its answer back: what all targets share.
+
+A target says which command starts the worker; the request goes to its stdin, the answer comes from its stdout.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.protocol import Answer, Request
+
+WORKER = Path(__file__).resolve().parent.parent / "worker.py"
+
+# Variables with which the caller's shell would change the number of threads that the request fixes. One thread for
+# numpy's BLAS: the worker does no algebra, and idle threads would count as memory.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+THREAD_POLICY_PREFIXES = ("OMP_", "KMP_", "GOMP_")
+
+Explain = Callable[[int, str], str | None]
+
+
+def worker_environment() -> dict[str, str]:
+    """The caller's environment without what moves threads."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(THREAD_POLICY_PREFIXES)}
+    return kept | dict.fromkeys(THREAD_VARIABLES, "1")
+
+
+def ask(
+    command: Sequence[str],
+    request: Request,
+    *,
+    startup_s: float,
+    environment: Mapping[str, str] | None = None,
+    explain: Explain | None = None,
+) -> Answer:
+    """Run one request in a process of its own.
+
+    Args:
+        command: Starts the worker; a list of words, no shell.
+        request: Goes to its stdin.
+        startup_s: Time on top of ``request.limit_seconds``, before the worker's own clock runs.
+        environment: `worker_environment()` by default.
+        explain: What the target knows about an ending that is not the worker's: called with a return code other than 0
+            and stderr; None leaves it to the general message.
+
+    Raises:
+        BenchError: The worker refused, could not be started, crashed, took too long or answered rubbish.
+    """
+    answer = Answer.from_json(_output(command, request, startup_s, environment, explain))
+    if answer.error is not None:
+        raise BenchError(answer.error)
+    return answer
+
+
+def _output(
+    command: Sequence[str],
+    request: Request,
+    startup_s: float,
+    environment: Mapping[str, str] | None,
+    explain: Explain | None,
+) -> str:
+    limit_s = request.limit_seconds + startup_s
+    try:
+        done = subprocess.run(
+            command,
+            input=request.to_json(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=worker_environment() if environment is None else environment,
+            timeout=limit_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(
+            f"the worker did not finish within {limit_s:.0f} s and was stopped; "
+            "give fewer --samples, a smaller --batch or a longer --timeout"
+        ) from error
+    except OSError as error:
+        raise BenchError(f"cannot start the worker with {command[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        known = None if explain is None else explain(done.returncode, done.stderr)
+        raise BenchError(known or f"the worker {ending(done.returncode)}; its last words: {last_line(done.stderr)}")
+    return done.stdout
+
+
+def ending(code: int) -> str:
+    """How a process ended, from its return code: ``ended with code 1``, ``was killed by SIGKILL``."""
+    if code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def last_line(stderr: str) -> str:
+    """The last line that says something."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "none"
