@@ -30,6 +30,7 @@ RESAMPLES = 10_000  # the expanded percentiles lie at 1 % and below: a hundred r
 SEED = 0  # the same samples give the same interval
 # Simulated with drift between runs, 95 % intervals of 6 runs or more cover the truth in 92 to 96 %, of 5 in 90 %.
 MIN_RUNS = 6
+ROUNDING = 1e-9  # of a sum of shares; a single sample is a larger step
 FAR_OUT = 3.0  # Tukey's outer fence, in interquartile ranges above the upper quartile
 
 
@@ -81,17 +82,44 @@ def ratio_of_medians(model: Sequence[Sequence[int]], baseline: Sequence[Sequence
     return Ratio(value=float(np.exp(logs.mean())), low=float(np.exp(low)), high=float(np.exp(high)))
 
 
-def median_interval(runs: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """Interval of the median of all runs' samples, each run with the same weight; in the samples' unit.
+def ratio_of_sessions(model: Sequence[float], baseline: Sequence[float]) -> Ratio:
+    """Ratio of geometric means of figures from runs of two sessions, which make no pairs, with Welch's interval.
 
-    The median of a resample is where the mean of its runs' distribution functions reaches one half: the functions are
-    tabulated once, on the values between the smallest and the largest median of a run, where every such median lies.
+    It holds what differs from run to run of one session. What the machine did to one whole session and not to the
+    other is in no figure, and no interval can tell it.
+
+    Args:
+        model: A positive figure of each run, in any unit.
+        baseline: The same, of the other session.
     """
-    medians = [float(np.median(run)) for run in runs]
-    grid = np.unique([value for run in runs for value in (*run, *medians) if min(medians) <= value <= max(medians)])
+    logs = np.log(model), np.log(baseline)
+    difference = float(logs[0].mean() - logs[1].mean())
+    if np.ptp(logs[0]) == 0 and np.ptp(logs[1]) == 0:
+        low = high = difference
+    else:
+        found = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
+        low, high = float(found.low), float(found.high)
+    return Ratio(value=float(np.exp(difference)), low=float(np.exp(low)), high=float(np.exp(high)))
+
+
+def median_interval(runs: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """Interval of the median of all runs' samples, each run with the same weight; in the samples' unit."""
+    return quantile_interval(runs, 0.5)
+
+
+def quantile_interval(runs: Sequence[Sequence[int]], share: float) -> tuple[float, float]:
+    """Interval of the value that `share` of all runs' samples do not exceed, each run with the same weight.
+
+    A resample's quantile is where the mean of its runs' distribution functions reaches `share`: the functions are
+    tabulated once, on the values between the smallest and the largest quantile of a run, where every such one lies.
+    """
+    quantiles = [float(np.quantile(run, share)) for run in runs]
+    # Of few samples, the interpolated quantile lies below the value at which the distribution function reaches it.
+    largest = max(*quantiles, *(float(np.quantile(run, share, method="inverted_cdf")) for run in runs))
+    grid = np.unique([x for run in runs for x in (*run, *quantiles) if min(quantiles) <= x <= largest])
     grid = grid[:: len(grid) // 1000 + 1] if len(grid) > 1000 else grid
     below = np.array([np.searchsorted(np.sort(run), grid, side="right") / len(run) for run in runs])
-    reached = resampled_counts(len(runs)) @ below >= len(runs) / 2
+    reached = resampled_counts(len(runs)) @ below >= len(runs) * share - ROUNDING
     reached[:, -1] = True  # thinning may have taken the last value
     return interval(grid[reached.argmax(axis=1)].astype(np.float64), len(runs))
 

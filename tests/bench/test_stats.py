@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from bench.stats import MIN_RUNS, Ratio, expanded_tail, far_out, median_interval, ratio_of_medians
+from bench.stats import (
+    MIN_RUNS,
+    Ratio,
+    expanded_tail,
+    far_out,
+    median_interval,
+    quantile_interval,
+    ratio_of_medians,
+    ratio_of_sessions,
+)
 
 RUNS, SAMPLES = 10, 20
 
@@ -89,3 +98,30 @@ def test_outliers_beyond_the_outer_fence_are_counted() -> None:
     # Quartiles 11.5 and 57: the fence lies at 193.5.
     assert far_out(samples) == 1
     assert far_out(np.full(9, 3.0)) == 0
+
+
+def test_the_interval_of_a_high_quantile_holds_it() -> None:
+    rng = np.random.default_rng(11)
+    holds = 0
+    for _ in range(100):
+        runs = rng.exponential(1e6, (RUNS, 300)).astype(int).tolist()
+        low, high = quantile_interval(runs, 0.99)
+        holds += low <= 1e6 * np.log(100) <= high  # the quantile of the exponential distribution
+    assert holds >= 88  # 95 expected, a few less for the bias of a quantile of few samples
+
+
+def test_the_interval_of_a_quantile_reaches_the_largest_sample_of_few() -> None:
+    runs = [[1, 1, 1, 1, 1000 + run] for run in range(RUNS)]
+    low, high = quantile_interval(runs, 0.99)
+    assert 1000 < low <= high == 1000 + RUNS - 1
+    assert quantile_interval([[5, 5, 5]] * RUNS, 0.99) == (5, 5)
+
+
+def test_sessions_of_the_same_are_told_apart_as_seldom_as_the_interval_says() -> None:
+    rng = np.random.default_rng(5)
+    ratios = [ratio_of_sessions(*np.exp(rng.normal(0, 0.02, (2, RUNS)))) for _ in range(400)]
+    holds = sum(ratio.low <= 1 <= ratio.high for ratio in ratios)
+    assert 367 <= holds <= 392  # 380 expected; three standard deviations of a binomial
+    twice = ratio_of_sessions(2 * np.exp(rng.normal(0, 0.02, RUNS)), np.exp(rng.normal(0, 0.05, 6)))
+    assert 1.85 < twice.low < 2 < twice.high < 2.15
+    assert ratio_of_sessions([3.0] * 6, [2.0] * 6) == Ratio(value=1.5, low=1.5, high=1.5)
