@@ -1,7 +1,7 @@
 """Which file is measured: name, size and hash, the files with external weights included.
 
-An ONNX file may keep its weights in files beside it. To find them takes no more than four field numbers of onnx.proto,
-hence no dependency on the onnx package.
+An ONNX file may keep its weights in files beside it. To find them, and what the file tells about itself, takes a few
+field numbers of onnx.proto, hence no dependency on the onnx package.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from bench.errors import BenchError
 
 # Of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, EXTERNAL_DATA_OF_TENSOR = 7, 5, 13
+METADATA_OF_MODEL = 14
 KEY_OF_ENTRY, VALUE_OF_ENTRY = 1, 2
 
 # Wire types of protobuf: https://protobuf.dev/programming-guides/encoding/
@@ -66,6 +67,23 @@ def external_files(content: bytes) -> list[str]:
         return []
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What a model file tells about itself, text to text; docs/export.md lists the keys that `compress export` writes.
+
+    Raises:
+        BenchError: The file is missing, cannot be read, or is no ONNX file.
+    """
+    content = memoryview(_read(path, "model file"))
+    try:
+        entries = [
+            {number: bytes(text).decode() for number, text in _fields(entry)}
+            for entry in _inside(content, METADATA_OF_MODEL)
+        ]
+        return {entry.get(KEY_OF_ENTRY, ""): entry.get(VALUE_OF_ENTRY, "") for entry in entries}
+    except (IndexError, KeyError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path} is no ONNX file: its metadata cannot be read") from error
+
+
 def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
@@ -92,6 +110,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         number, wire = divmod(tag, 8)
         if wire == LENGTH_DELIMITED:
             size, place = _varint(message, place)
+            if place + size > len(message):
+                raise IndexError(f"a field of {size} bytes has {len(message) - place}")
             yield number, message[place : place + size]
             place += size
         elif wire == VARINT:

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from bench.errors import BenchError
-from bench.onnx_file import describe, external_files
+from bench.onnx_file import describe, external_files, metadata
 
 
 def test_a_file_is_known_by_name_size_and_hash(make_convs) -> None:
@@ -41,3 +41,29 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
         describe(tmp_path)
     with pytest.raises(BenchError, match="cannot be read"):
         describe(Path("a\0b"))
+
+
+def test_a_file_tells_what_its_metadata_say(make_convs) -> None:
+    path = make_convs("a.onnx")
+    assert metadata(path) == {}
+    model = onnx.load(path)
+    entries = {
+        "test_accuracy": "0.9887",
+        "class_names": '["Straße", "x"]',
+        "note": "",
+        "": "nameless",
+        "long": "x" * 300,
+    }
+    onnx.helper.set_model_props(model, entries)
+    onnx.save(model, path)
+    assert metadata(path) == entries
+
+
+def test_metadata_of_a_file_that_was_cut_off_are_refused(make_convs) -> None:
+    path = make_convs("a.onnx")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"test_accuracy": "0.9887"})
+    content = onnx.ModelProto(metadata_props=model.metadata_props).SerializeToString()
+    path.write_bytes(content[:-1])
+    with pytest.raises(BenchError, match="is no ONNX file: its metadata cannot be read"):
+        metadata(path)
