@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from compress.graph import ChannelGraph, Consumer
-from compress.surgery.readers import Reader, by_class, readers_of, unread, unseen
+from compress.surgery.readers import Occurrences, Reader, readers_of, unread, unseen
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class _Search:
         self.graph, self.readers, self.removed = graph, readers, removed
         self.kept: dict[int, str] = {}
         self.carriers: dict[str, dict[int, int]] = {reader.weight: {} for reader in readers}
-        self.writers = by_class(reader.outputs for reader in readers)
-        self.users = by_class(torch.cat((reader.inputs, reader.outputs)) for reader in readers)
-        self.selecting = by_class(torch.cat((s.inputs, s.outputs)) for s in graph.selections)
+        self.writers = Occurrences(reader.outputs for reader in readers)
+        self.users = Occurrences(torch.cat((reader.inputs, reader.outputs)) for reader in readers)
+        self.selecting = Occurrences(torch.cat((s.inputs, s.outputs)) for s in graph.selections)
         self.unread: dict[int, Tensor] = {}
         self.agendas = {step: _Agenda(len(readers)) for step in ("fold", "carry", "groups")}
         self.selections = _Agenda(len(graph.selections))
@@ -135,12 +135,12 @@ class _Search:
         """Take one class back."""
         self.removed[cls] = False
         self.kept[cls] = reason
-        for position in self.writers.get(cls, ()):
+        for position in self.writers.of(cls):
             self.unread.pop(position, None)
-        for position in self.users.get(cls, ()):
+        for position in self.users.of(cls):
             for agenda in self.agendas.values():
                 agenda.add(position)
-        for position in self.selecting.get(cls, ()):
+        for position in self.selecting.of(cls):
             self.selections.add(position)
 
     def unread_by(self, position: int) -> Tensor:
