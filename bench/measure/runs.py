@@ -36,24 +36,25 @@ def answers(device: str, requests: Sequence[Request], timeout_s: float, progress
     Raises:
         BenchError: The device is unknown, the target failed, or the time is over.
     """
-    target, total = find_target(device), len(requests)
+    total = len(requests)
     deadline = time.monotonic() + timeout_s
-    for done, request in enumerate(requests):
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise BenchError(
-                f"only {done} of {total} processes were done in {timeout_s:.0f} s; "
-                "give a longer --timeout or fewer --samples"
-            )
-        answer = target.run(replace(request, limit_seconds=left_s / (total - done)))
-        if len(answer.models) != len(request.models):
-            raise BenchError(
-                f"worker's answer: {len(answer.models)} models, asked for {len(request.models)}; "
-                "the worker is not the one of this bench"
-            )
-        yield answer
-        if progress is not None:
-            progress(done + 1, total)
+    with find_target(device).session(timeout_s) as session:
+        for done, request in enumerate(requests):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise BenchError(
+                    f"only {done} of {total} processes were done in {timeout_s:.0f} s; "
+                    "give a longer --timeout or fewer --samples"
+                )
+            answer = session.run(replace(request, limit_seconds=left_s / (total - done)))
+            if len(answer.models) != len(request.models):
+                raise BenchError(
+                    f"worker's answer: {len(answer.models)} models, asked for {len(request.models)}; "
+                    "the worker is not the one of this bench"
+                )
+            yield answer
+            if progress is not None:
+                progress(done + 1, total)
 
 
 def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:

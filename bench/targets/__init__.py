@@ -4,6 +4,7 @@ A device is written ``name`` or ``name:address``; the name picks the target, whi
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from bench.errors import BenchError
@@ -11,11 +12,21 @@ from bench.protocol import Answer, Request
 from bench.targets.local import LocalTarget
 
 
-class Target(Protocol):
+class Session(Protocol):
     """Runs requests, each in a fresh process, somewhere."""
 
     def run(self, request: Request) -> Answer:
         """Answer one request; every failure is a BenchError with one clear message, within a bounded time."""
+
+
+class Target(Protocol):
+    """Where requests can be run."""
+
+    def session(self, limit_s: float, /) -> AbstractContextManager[Session]:
+        """What several requests have in common, as a connection: open it, at most for `limit_s` seconds, and close it.
+
+        Nothing is left on the device after it, whatever happens within. Failures are BenchErrors here as well.
+        """
 
 
 TARGETS: dict[str, Callable[[str], Target]] = {

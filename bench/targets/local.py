@@ -1,7 +1,9 @@
 """This machine: the worker in a fresh interpreter of its own."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Self
 
 from bench.errors import BenchError
 from bench.protocol import Answer, Request
@@ -19,6 +21,10 @@ class LocalTarget:
             raise BenchError(f"--device cpu takes no address, got {address!r}; write --device cpu")
         self.worker = worker
         self.startup_s = startup_s
+
+    def session(self, _limit_s: float, /) -> AbstractContextManager[Self]:
+        """Itself: requests have nothing in common here."""
+        return nullcontext(self)
 
     def run(self, request: Request) -> Answer:
         """Run one request in a process of its own.
