@@ -49,19 +49,6 @@ def ask(
     Raises:
         BenchError: The worker refused, could not be started, crashed, took too long or answered rubbish.
     """
-    answer = Answer.from_json(_output(command, request, startup_s, environment, explain))
-    if answer.error is not None:
-        raise BenchError(answer.error)
-    return answer
-
-
-def _output(
-    command: Sequence[str],
-    request: Request,
-    startup_s: float,
-    environment: Mapping[str, str] | None,
-    explain: Explain | None,
-) -> str:
     limit_s = request.limit_seconds + startup_s
     try:
         done = subprocess.run(
@@ -75,16 +62,33 @@ def _output(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BenchError(
-            f"the worker did not finish within {limit_s:.0f} s and was stopped; "
-            "give fewer --samples, a smaller --batch or a longer --timeout"
-        ) from error
+        raise too_late(limit_s) from error
     except OSError as error:
         raise BenchError(f"cannot start the worker with {command[0]}: {error.strerror}") from error
-    if done.returncode != 0:
-        known = None if explain is None else explain(done.returncode, done.stderr)
-        raise BenchError(known or f"the worker {ending(done.returncode)}; its last words: {last_line(done.stderr)}")
-    return done.stdout
+    return answer_of(done.returncode, done.stdout, done.stderr, explain)
+
+
+def answer_of(code: int, stdout: str, stderr: str, explain: Explain | None = None) -> Answer:
+    """The answer of a worker that ended with `code`; for `explain` see `ask`.
+
+    Raises:
+        BenchError: The worker refused, crashed or answered rubbish.
+    """
+    if code != 0:
+        known = None if explain is None else explain(code, stderr)
+        raise BenchError(known or f"the worker {ending(code)}; its last words: {last_line(stderr)}")
+    answer = Answer.from_json(stdout)
+    if answer.error is not None:
+        raise BenchError(answer.error)
+    return answer
+
+
+def too_late(limit_s: float) -> BenchError:
+    """The worker took longer than `limit_s`."""
+    return BenchError(
+        f"the worker did not finish within {limit_s:.0f} s and was stopped; "
+        "give fewer --samples, a smaller --batch or a longer --timeout"
+    )
 
 
 def ending(code: int) -> str:
