@@ -9,6 +9,8 @@ from typing import ClassVar, Self
 
 from bench import codec
 
+CPU_PROVIDER = "CPUExecutionProvider"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -25,6 +27,10 @@ class Request:
         min_samples: Inferences to measure, at least, of each model.
         limit_seconds: The worker refuses what it cannot finish within this time.
         emulated: The target runs the worker under an emulator: its seconds are no latency.
+        pin: Cores that the process restricts itself to; none leaves it free.
+        provider: Execution provider of ONNX Runtime, with or without the ending ``ExecutionProvider``, in any case.
+        period_ns: Time between frames, for ``periodic`` alone.
+        outputs: Values inside the graph whose shapes are wanted, for ``shapes`` alone.
     """
 
     HEADER: ClassVar[codec.Header] = ("bench-request", 1)
@@ -39,6 +45,10 @@ class Request:
     min_samples: int
     limit_seconds: float
     emulated: bool = False
+    pin: tuple[int, ...] = ()
+    provider: str = CPU_PROVIDER
+    period_ns: int = 0
+    outputs: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As the worker reads it."""
@@ -94,12 +104,33 @@ class LatencySamples:
         untimed_between: Inferences of the same model in front of each timed one.
         warmup_inferences: Inferences before the first sample.
         warmup_stable: Whether two successive windows of the warm-up had the same median.
+        loaded_first: No other model was loaded or run in the process before: only then are the two below cold.
+        load_ns: To make the session, the file read and the graph optimised; importing ONNX Runtime is not in it.
+        first_inference_ns: The first one, on inputs that are there.
     """
 
     samples_ns: tuple[int, ...]
     untimed_between: int
     warmup_inferences: int
     warmup_stable: bool
+    loaded_first: bool
+    load_ns: int
+    first_inference_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodicSamples:
+    """One model fed at a fixed period in one process, by a source that keeps the newest frame alone.
+
+    A frame waits while the one before it is computed; if a newer one arrives meanwhile, it is dropped.
+
+    Attributes:
+        response_ns: For each frame the time from its arrival to its result; None where it was dropped.
+        inference_ns: Of the frames that were not dropped, in order.
+    """
+
+    response_ns: tuple[int | None, ...]
+    inference_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +154,70 @@ class MemorySamples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeTimes:
+    """A node as ONNX Runtime ran it, after its optimisations.
+
+    Attributes:
+        name: Its name, or operator and index where it has none.
+        operator: Its type.
+        provider: That computed it.
+        input_shapes: Shapes of its inputs, weights included, as they were.
+        output_shapes: Of its outputs.
+        samples_us: Time in each inference; ONNX Runtime's profiler cuts off fractions of a microsecond.
+    """
+
+    name: str
+    operator: str
+    provider: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    samples_us: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSamples:
+    """One model's nodes in one process, in the order in which they ran.
+
+    Attributes:
+        samples_ns: Inferences without the profiler.
+        profiled_ns: Inferences with it, of which the nodes' times are.
+        graph: The graph of which these are the nodes, without large weights: ONNX in base64; None where the provider
+            cannot write it down.
+    """
+
+    samples_ns: tuple[int, ...]
+    profiled_ns: tuple[int, ...]
+    nodes: tuple[NodeTimes, ...]
+    graph: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A value inside the graph, as it was in a run; `value_bytes` is 0 for what is no tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    value_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredModel:
-    """What one process found out about one model: the measure asked for is there, the others are None."""
+    """What one process found out about one model: the measure asked for is there, the others are None.
+
+    Attributes:
+        provider: The execution provider in ONNX Runtime's words.
+        nodes_by_provider: How many nodes each provider computes; None if all are the CPU's by definition.
+    """
 
     inputs: tuple[Input, ...]
     latency: LatencySamples | None = None
     memory: MemorySamples | None = None
+    periodic: PeriodicSamples | None = None
+    profile: ProfileSamples | None = None
+    shapes: tuple[Value, ...] | None = None
+    provider: str = CPU_PROVIDER
+    nodes_by_provider: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

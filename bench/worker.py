@@ -10,12 +10,15 @@ defect and ends with a traceback on stderr and no answer.
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import os
 import platform
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,11 +69,21 @@ DTYPES = {
     "tensor(string)": "object",
 }
 
+CPU_PROVIDER = "CPUExecutionProvider"
+PROVIDER_ENDING = "ExecutionProvider"
+
+# Providers with threads of their own, and the option that fixes their number.
+PROVIDER_THREADS = {"XnnpackExecutionProvider": "intra_op_num_threads"}
+
 WARMUP_WINDOW_S = 0.05  # long enough that a median over it does not see single interrupts
 WARMUP_TOLERANCE = 0.02  # caches and clock frequency settle by tens of per cent; medians of a window vary below this
 WARMUP_LIMIT_S = 3.0  # a clock that has not settled by then is the machine's state, and the report says so
 # More samples add nothing to a median and make the report megabytes long: faster models get untimed inferences between.
 MAX_SAMPLES = 5_000
+
+
+# Changes the options of a session before it is made.
+Tune = Callable[[ort.SessionOptions], None]
 
 
 class RefusedError(Exception):
@@ -142,8 +155,35 @@ def host_facts(emulated: bool) -> dict[str, Any]:
 # Model and inputs ----------------------------------------------------------------------------------------------------
 
 
-def load(path: str, threads: int) -> ort.InferenceSession:
-    """A session on the CPU with a fixed number of threads, operators one after the other."""
+def provider_of(wanted: str) -> str:
+    """ONNX Runtime's name of the execution provider that is `wanted`, in any case, with or without its long ending.
+
+    Raises:
+        RefusedError: This build of ONNX Runtime lacks it.
+    """
+    available = ort.get_available_providers()
+    for name in available:
+        if wanted.lower() in (name.lower(), name.lower()[: -len(PROVIDER_ENDING)]):
+            return name
+    raise RefusedError(
+        f"ONNX Runtime {ort.__version__} has no execution provider {wanted!r} here; it has {', '.join(available)}; "
+        "give --provider one of these, or install a build that has it"
+    )
+
+
+def load(path: str, request: dict[str, Any], tune: Tune | None = None, content: bytes | None = None) -> Any:
+    """A session with a fixed number of threads, operators one after the other.
+
+    Args:
+        path: The model's file.
+        request: Gives threads and provider.
+        tune: May change further options.
+        content: Stands in for what the file holds.
+
+    Raises:
+        RefusedError: The file is missing or no model, or the provider is absent or cannot be started.
+    """
+    threads, provider = request["threads"], provider_of(request["provider"])
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -151,15 +191,24 @@ def load(path: str, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 4
     # The threads of a session spin for up to a second after a run, and would take the cores from the other model.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if tune is not None:
+        tune(options)
     if not Path(path).is_file():
         raise RefusedError(f"model file not found: {path}")
+    own = {PROVIDER_THREADS[provider]: str(threads)} if provider in PROVIDER_THREADS else {}
+    if own:  # two pools of threads: while one works, the other must not spin
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(content or path, options, providers=[(provider, own)], enable_fallback=0)
     except Exception as error:  # onnxruntime has a dozen exception classes with no base of their own
         raise RefusedError(
             f"ONNX Runtime {ort.__version__} cannot load {path}: {one_line(error)}; "
             "check the file with onnx.checker, or export it again"
         ) from error
+    taken = session.get_providers()[0]
+    if taken != provider:
+        raise RefusedError(f"ONNX Runtime {ort.__version__} cannot start {provider} here: it took {taken} instead")
+    return session
 
 
 def input_shape(path: str, name: str, declared: list[Any], batch: int | None, wanted: list[int] | None) -> list[int]:
@@ -208,11 +257,21 @@ def random_tensor(rng: np.random.Generator, dtype: str, shape: list[int]) -> np.
 
 
 class Model:
-    """A loaded model; `prepare()` makes its inputs, then `run()` is one inference."""
+    """A loaded model; `prepare()` makes its inputs, then `run()` is one inference.
 
-    def __init__(self, path: str, request: dict[str, Any]) -> None:
+    Attributes:
+        load_ns: How long loading took.
+        first_inference_ns: How long the first inference took, after `prepare()`.
+    """
+
+    def __init__(
+        self, path: str, request: dict[str, Any], tune: Tune | None = None, content: bytes | None = None
+    ) -> None:
         self.path = path
-        self.session = load(path, request["threads"])
+        start = time.perf_counter_ns()
+        self.session = load(path, request, tune, content)
+        self.load_ns = time.perf_counter_ns() - start
+        self.first_inference_ns = 0
         self.shapes = input_shapes(self.session, path, request)
         self.seed = request["seed"]
         self.feeds: dict[str, Any] = {}
@@ -229,7 +288,7 @@ class Model:
                 raise RefusedError(f"{self.path}: input {value.name} is a {value.type}, which numpy lacks")
             self.feeds[value.name] = random_tensor(rng, DTYPES[value.type], self.shapes[value.name])
         try:
-            self.run()
+            self.first_inference_ns = timed(self)
         except Exception as error:  # onnxruntime's exceptions have no base of their own
             shapes = ", ".join(f"{name}={shape}" for name, shape in self.shapes.items())
             raise RefusedError(
@@ -266,9 +325,11 @@ def timed(model: Model) -> int:
 
 
 def warm_up(model: Model) -> tuple[float, dict[str, Any]]:
-    """Run until two windows in a row have the same median, or the limit is over; gives the last median in seconds."""
+    """Run until two windows in a row have the same median, or the limit is over; gives the last median in seconds.
+
+    The model has run once, in `prepare()`; the first inference is the other that counts towards no window.
+    """
     start = time.perf_counter()
-    model.prepare()
     count, previous, stable = 2, float(timed(model)), False
     while not stable and time.perf_counter() - start < WARMUP_LIMIT_S:
         window = [timed(model) for _ in range(max(1, int(WARMUP_WINDOW_S * 1e9 / previous)))]
@@ -301,7 +362,10 @@ def untimed_between(request: dict[str, Any], inference_s: list[float], deadline:
 def measure_latency(request: dict[str, Any]) -> list[dict[str, Any]]:
     """Samples of every model, interleaved, the order turned round at every turn so that drift cancels."""
     deadline = time.perf_counter() + request["limit_seconds"]
-    models = [Model(path, request) for path in request["models"]]
+    models = []
+    for path in request["models"]:  # each is run before the next is loaded: the first one's cold start is its own
+        models.append(Model(path, request))
+        models[-1].prepare()
     warm = [warm_up(model) for model in models]
     untimed = untimed_between(request, [inference_s for inference_s, _ in warm], deadline)
     samples: list[list[int]] = [[] for _ in models]
@@ -325,10 +389,57 @@ def measure_latency(request: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "inputs": model.inputs(),
-            "latency": dict(warm[index][1], samples_ns=samples[index], untimed_between=untimed),
+            "latency": dict(
+                warm[index][1],
+                samples_ns=samples[index],
+                untimed_between=untimed,
+                loaded_first=index == 0,
+                load_ns=model.load_ns,
+                first_inference_ns=model.first_inference_ns,
+            ),
         }
         for index, model in enumerate(models)
     ]
+
+
+# Frames at a fixed period --------------------------------------------------------------------------------------------
+
+
+def measure_periodic(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """One model fed as by a camera: frame k arrives at k periods, and the newest one is computed.
+
+    A frame that arrives while another is computed waits, and is dropped when a newer one arrives; its response counts
+    from its arrival, hence the waiting and the sleeping thread's late waking are in it.
+    """
+    (path,) = request["models"]
+    period, frames = request["period_ns"], request["min_samples"]
+    if frames * period > request["limit_seconds"] * 1e9:
+        raise RefusedError(
+            f"{frames} frames of {period * 1e-6:.4g} ms take {frames * period * 1e-9:.0f} s, and "
+            f"{request['limit_seconds']:.0f} s are left: give fewer --frames or a longer --timeout"
+        )
+    model = Model(path, request)
+    model.prepare()
+    warm_up(model)
+    deadline = time.perf_counter() + request["limit_seconds"] + frames * period * 1e-9
+    response: list[int | None] = [None] * frames
+    inference = []
+    gc.collect()
+    gc.disable()
+    start, frame = time.perf_counter_ns() + period, 0
+    while frame < frames:
+        arrival = start + frame * period
+        time.sleep(max(0, arrival - time.perf_counter_ns()) * 1e-9)
+        inference.append(timed(model))
+        end = time.perf_counter_ns()
+        response[frame] = end - arrival
+        frame = max(frame + 1, (end - start) // period)
+        if time.perf_counter() > deadline:
+            raise RefusedError(
+                "the machine became slower while measuring and the time is over; give a longer --timeout"
+            )
+    gc.enable()
+    return [{"inputs": model.inputs(), "periodic": {"response_ns": response, "inference_ns": inference}}]
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
@@ -410,7 +521,207 @@ def measure_memory(request: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"inputs": model.inputs(), "memory": figures}]
 
 
-MEASURES = {"latency": measure_latency, "memory": measure_memory}
+# Profile -------------------------------------------------------------------------------------------------------------
+
+MAX_EVENTS = 50_000  # the profiler writes some 700 bytes for each; 35 MB are bearable on a small board
+SETTLING_INFERENCES = 5  # with the profiler, before the first that counts
+
+
+def top_level(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events of nodes in the order in which they ran, without those inside a Loop or an If, which holds their time."""
+    found, end = [], -1
+    for event in sorted(events, key=lambda event: (event["ts"], -event["dur"])):
+        if event["ts"] >= end:
+            found.append(event)
+            end = event["ts"] + event["dur"]
+    return found
+
+
+def profiled(
+    path: str, request: dict[str, Any], folder: str, inferences: int
+) -> tuple[Model, list[int], list[list[dict[str, Any]]]]:
+    """Run with ONNX Runtime's profiler.
+
+    Returns:
+        The model, the nanoseconds of each of `inferences`, and the events of the nodes: ``[inference][node]``, that of
+        the first inference, which is on top of their number, included.
+    """
+
+    def profiling(options: ort.SessionOptions) -> None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+
+    model = Model(path, request, profiling)
+    model.prepare()
+    durations = [timed(model) for _ in range(inferences)]
+    written = json.loads(Path(model.session.end_profiling()).read_text(encoding="utf-8"))
+    events = top_level([event for event in written if event.get("cat") == "Node" and "dur" in event])
+    count, rest = divmod(len(events), inferences + 1)
+    runs = [events[run * count : (run + 1) * count] for run in range(inferences + 1)]
+    if rest or any([event["name"] for event in run] != [event["name"] for event in runs[0]] for run in runs):
+        raise RefusedError(f"{path} runs other nodes from one inference to the next: such a model has no profile")
+    return model, durations, runs
+
+
+def optimised_graph(path: str, request: dict[str, Any], folder: str) -> str | None:
+    """The graph as ONNX Runtime runs it, weights left out, as ONNX in base64; None where a provider cannot write it."""
+    file = Path(folder) / "optimised.onnx"
+
+    def tune(options: ort.SessionOptions) -> None:
+        options.optimized_model_filepath = str(file)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "256")
+
+    try:
+        load(path, request, tune)
+        return base64.b64encode(file.read_bytes()).decode()
+    except (RefusedError, OSError):
+        return None
+
+
+def shapes_of(types_and_shapes: list[dict[str, list[int]]]) -> list[list[int]]:
+    """The profiler's ``[{"float": [1, 3]}, ...]`` without the types."""
+    return [shape for entry in types_and_shapes for shape in entry.values()]
+
+
+def measure_profile(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """The time of each node of one model, and of whole inferences with and without the profiler."""
+    (path,) = request["models"]
+    plain = Model(path, request)
+    plain.prepare()
+    warm_up(plain)
+    wanted = request["min_samples"]
+    gc.collect()
+    gc.disable()
+    samples = [timed(plain) for _ in range(wanted)]
+    with tempfile.TemporaryDirectory() as folder:
+        _, _, (first,) = profiled(path, request, folder, 0)
+        count = min(wanted, max(1, MAX_EVENTS // max(1, len(first))))
+        model, durations, runs = profiled(path, request, folder, SETTLING_INFERENCES + count)
+        graph = optimised_graph(path, request, folder)
+    gc.enable()
+    runs = runs[1 + SETTLING_INFERENCES :]
+    nodes = [
+        {
+            "name": event["name"][: -len("_kernel_time")],
+            "operator": event["args"]["op_name"],
+            "provider": event["args"]["provider"],
+            "input_shapes": shapes_of(event["args"]["input_type_shape"]),
+            "output_shapes": shapes_of(event["args"]["output_type_shape"]),
+            "samples_us": [run[place]["dur"] for run in runs],
+        }
+        for place, event in enumerate(runs[0])
+    ]
+    figures = {"samples_ns": samples, "profiled_ns": durations[SETTLING_INFERENCES:], "nodes": nodes, "graph": graph}
+    return [{"inputs": model.inputs(), "profile": figures}]
+
+
+def nodes_by_provider(path: str, request: dict[str, Any]) -> dict[str, int]:
+    """How many nodes each provider computes, from a profile of one inference.
+
+    Raises:
+        RefusedError: The provider asked for computes none.
+    """
+    provider = provider_of(request["provider"])
+    with tempfile.TemporaryDirectory() as folder:
+        _, _, (events,) = profiled(path, request, folder, 0)
+    counts = dict(Counter(event["args"]["provider"] for event in events))
+    if provider not in counts:
+        raise RefusedError(
+            f"{path}: {provider} takes none of the {len(events)} nodes, which run on {', '.join(counts)}; "
+            "leave --provider out to measure that"
+        )
+    return counts
+
+
+# Shapes --------------------------------------------------------------------------------------------------------------
+
+# Bits of an element, for what numpy's types do not tell.
+ELEMENT_BITS = {
+    **dict.fromkeys(("tensor(int4)", "tensor(uint4)", "tensor(float4e2m1)"), 4),
+    **{f"tensor(float8{name})": 8 for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0")},
+    "tensor(bfloat16)": 16,
+}
+
+
+def message(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protobuf message."""
+    size, head = len(content), bytearray([number << 3 | 2])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([*head, size]) + content
+
+
+def with_outputs(content: bytes, names: list[str]) -> bytes:
+    """An ONNX file whose graph has further outputs: what is appended to a protobuf message is merged with it.
+
+    The numbers are those of onnx.proto: name of ValueInfoProto 1, output of GraphProto 12, graph of ModelProto 7.
+    """
+    return content + message(7, b"".join(message(12, message(1, name.encode())) for name in names))
+
+
+def tensor_bytes(kind: str, shape: list[int]) -> int:
+    """Bytes of a dense tensor."""
+    bits = ELEMENT_BITS[kind] if kind in ELEMENT_BITS else 8 * np.dtype(DTYPES[kind]).itemsize
+    return -(-int(np.prod(shape, dtype=np.int64)) * bits // 8)
+
+
+def described(name: str, value: ort.OrtValue) -> dict[str, Any]:
+    """A value's name, type, shape and bytes; 0 bytes for what is no tensor."""
+    kind = value.data_type()
+    if not value.is_tensor():
+        return {"name": name, "dtype": kind, "shape": [], "value_bytes": 0}
+    shape = value.shape()
+    return {"name": name, "dtype": kind, "shape": shape, "value_bytes": tensor_bytes(kind, shape)}
+
+
+def measure_shapes(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Type and shape of one model's outputs and of the wanted values, from an inference that returns them all."""
+    (path,) = request["models"]
+
+    def tune(options: ort.SessionOptions) -> None:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(Path(path).resolve().parent)
+        )
+
+    if not Path(path).is_file():
+        raise RefusedError(f"model file not found: {path}")
+    model = Model(path, request, tune, with_outputs(Path(path).read_bytes(), request["outputs"]))
+    model.prepare()
+    names = [value.name for value in model.session.get_outputs()]
+    feeds = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in model.feeds.items()}
+    returned = model.session.run_with_ort_values(names, feeds)
+    values = [described(name, returned[place]) for place, name in enumerate(names)]
+    return [{"inputs": model.inputs(), "shapes": values}]
+
+
+MEASURES = {
+    "latency": measure_latency,
+    "periodic": measure_periodic,
+    "memory": measure_memory,
+    "profile": measure_profile,
+    "shapes": measure_shapes,
+}
+
+
+def pin(cores: list[int]) -> None:
+    """Restrict this process, and the threads that it will start, to `cores`.
+
+    Raises:
+        RefusedError: The system cannot, or the process may not use one of them.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise RefusedError(f"{platform.system()} does not let a process choose its cores; leave --pin out")
+    usable = sorted(os.sched_getaffinity(0))
+    absent = sorted(set(cores) - set(usable))
+    if absent:
+        raise RefusedError(
+            f"--pin: this process may not run on core {', '.join(map(str, absent))}; it may run on "
+            f"{', '.join(map(str, usable))}"
+        )
+    os.sched_setaffinity(0, cores)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -425,7 +736,15 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["measure"] not in MEASURES:
         raise RefusedError(f"unknown measure {request['measure']}; known: {', '.join(MEASURES)}")
     host = host_facts(request["emulated"])  # before measuring, which raises the load average
-    return {"host": host, "models": MEASURES[request["measure"]](request)}
+    provider = provider_of(request["provider"])
+    if request["pin"]:
+        pin(request["pin"])
+    models = MEASURES[request["measure"]](request)
+    for index, model in enumerate(models):
+        model["provider"] = provider
+        if provider != CPU_PROVIDER:  # after measuring, since it loads the model again
+            model["nodes_by_provider"] = nodes_by_provider(request["models"][index], request)
+    return {"host": host, "models": models}
 
 
 def main() -> None:

@@ -37,7 +37,15 @@ HOST = Host(
     load_average_1min=0.25,
     emulated=False,
 )
-SAMPLES = LatencySamples(samples_ns=(3, 1, 2), untimed_between=1, warmup_inferences=9, warmup_stable=True)
+SAMPLES = LatencySamples(
+    samples_ns=(3, 1, 2),
+    untimed_between=1,
+    warmup_inferences=9,
+    warmup_stable=True,
+    loaded_first=True,
+    load_ns=7,
+    first_inference_ns=5,
+)
 ANSWER = Answer(
     error=None,
     host=HOST,

@@ -13,7 +13,7 @@ TYPES = (
     *("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64"),
     *("BOOL", "STRING"),
 )
-REQUEST = {"threads": 1, "batch": None, "shapes": {}, "seed": 0}
+REQUEST = {"threads": 1, "batch": None, "shapes": {}, "seed": 0, "provider": "CPUExecutionProvider"}
 
 
 @pytest.mark.parametrize("name", TYPES)
