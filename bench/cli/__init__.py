@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from bench.cli.gate import gate_command
 from bench.cli.latency import latency_command
 from bench.cli.memory import memory_command
 from bench.errors import BenchError
@@ -47,6 +48,14 @@ COMMANDS: dict[str, Command] = {
         (
             "bench memory small.onnx",
             "bench memory small.onnx --baseline dense.onnx --repeats 5 --json memory.json",
+        ),
+    ),
+    "gate": Command(
+        gate_command,
+        "Fail where a model is over its budget.",
+        (
+            "bench gate small.onnx --budget budget.toml",
+            "bench gate small.onnx --budget budget.toml --baseline dense.onnx --junit gate.xml --markdown gate.md",
         ),
     ),
 }

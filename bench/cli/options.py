@@ -1,6 +1,6 @@
 """Options that several subcommands share, and what they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +18,33 @@ Shape = Annotated[
     list[str] | None,
     typer.Option(metavar="INPUT=N,C,H,W", help="Whole shape of an input; may be repeated. Other open sizes are 1."),
 ]
+Pin = Annotated[
+    str | None, typer.Option(metavar="CORES", help="Run on these cores alone, for example 0,1; free by default.")
+]
+Provider = Annotated[
+    str, typer.Option(help="Execution provider of ONNX Runtime: cpu, or xnnpack and others where the build has them.")
+]
 Seed = Annotated[int, typer.Option(help="Of the random inputs.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report, raw samples included.")
 ]
+
+SUFFIXES = {"--junit": ".xml", "--markdown": ".md", "--html": ".html"}  # of the files that options write; .json else
+
+
+def parse_numbers(option: str, words: str | None) -> tuple[int, ...]:
+    """``"1,4,8"`` as ``(1, 4, 8)``; nothing as no numbers.
+
+    Raises:
+        BenchError: It is written otherwise.
+    """
+    if words is None:
+        return ()
+    try:
+        return tuple(int(word) for word in words.split(","))
+    except ValueError as error:
+        raise BenchError(f"{option} {words!r}: expected whole numbers with commas, for example 1,4,8") from error
 
 
 def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
@@ -47,12 +69,30 @@ def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def refuse_same(json: Path, *models: Path | None) -> None:
-    """Refuse a report in place of a model.
+def refuse_same(output: Path, *inputs: Path | None, option: str = "--json") -> None:
+    """Refuse an output in place of an input.
 
     Raises:
-        BenchError: ``json`` is one of the files to measure.
+        BenchError: ``output``, given with ``option``, is one of the files to read.
     """
-    for model in models:
-        if model is not None and json.exists() and model.exists() and json.samefile(model):
-            raise BenchError(f"--json {json} would overwrite the model; give another name: {json.stem}.json")
+    for path in inputs:
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            what = "the model" if path.suffix == ".onnx" else f"{path}"
+            other = output.with_name(f"{output.stem}-report{SUFFIXES.get(option, '.json')}")
+            raise BenchError(f"{option} {output} would overwrite {what}; give another name: {other.name}")
+
+
+def refuse_twice(outputs: Mapping[str, Path]) -> None:
+    """Refuse two outputs in one file.
+
+    Args:
+        outputs: Paths by option.
+
+    Raises:
+        BenchError: Two options name the same file.
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        first = seen.setdefault(path.resolve(), option)
+        if first != option:
+            raise BenchError(f"{first} and {option} name the same file, {path}; give each its own")

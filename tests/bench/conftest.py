@@ -22,7 +22,7 @@ def save(
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_convs(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """``make_convs(name, width=..., depth=..., size=..., batch=...)``: 3x3 convolutions on images of one channel."""
 

@@ -1,0 +1,173 @@
+"""What is known about a model and its baseline: their files, what these tell, and what was measured."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from bench.errors import BenchError
+from bench.measure.latency import latency
+from bench.measure.memory import memory
+from bench.measure.runs import Progress
+from bench.onnx_file import OnnxFile, describe, metadata
+from bench.report import LatencyReport, MemoryReport
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How to measure: the section ``[measure]`` of a budget.
+
+    Attributes:
+        threads: Intra-op threads of ONNX Runtime.
+        batch: Size of open first dimensions; None leaves them at 1.
+        shapes: Whole shapes of inputs by name.
+        runs: Processes that measure latency.
+        samples: Inferences of each model, at least.
+        min_seconds: Of sampling, for each model.
+        memory_runs: Processes that measure memory, for each model.
+        seed: Of the random inputs.
+        timeout_s: For each measure.
+    """
+
+    threads: int = 1
+    batch: int | None = None
+    shapes: dict[str, tuple[int, ...]]
+    runs: int = 10
+    samples: int = 200
+    min_seconds: float = 2.0
+    memory_runs: int = 3
+    seed: int = 0
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to measure, where and how."""
+
+    model: Path
+    baseline: Path | None
+    device: str
+    measure: Measurement
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A measure without a result, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A model file and what it tells about itself."""
+
+    file: OnnxFile
+    metadata: dict[str, str]
+
+    def number(self, key: str) -> float:
+        """A figure of the metadata.
+
+        Raises:
+            BenchError: The file does not hold it, or it is no number.
+        """
+        if key not in self.metadata:
+            raise BenchError(
+                f"{self.file.file_name} has no {key} in its metadata; compress export writes it (docs/export.md)"
+            )
+        text = self.metadata[key]
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if value is None:
+            raise BenchError(f"{key} of {self.file.file_name} is null: nobody measured it before the export")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise BenchError(f"{key} of {self.file.file_name} is {text[:60]!r}, expected a number")
+        return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Files and measurements; what nobody asked for is None."""
+
+    model: Facts
+    baseline: Facts | None
+    latency: LatencyReport | Failed | None
+    memory: MemoryReport | Failed | None
+
+
+def facts_of(path: Path) -> Facts:
+    """Read a model file.
+
+    Raises:
+        BenchError: It is missing, or no ONNX file.
+    """
+    return Facts(describe(path), metadata(path))
+
+
+def measure_latency(job: Job) -> LatencyReport:
+    """Latency of both models, interleaved."""
+    how = job.measure
+    return latency(
+        job.model,
+        job.baseline,
+        device=job.device,
+        threads=how.threads,
+        runs=how.runs,
+        min_seconds=how.min_seconds,
+        samples=how.samples,
+        batch=how.batch,
+        shapes=how.shapes,
+        seed=how.seed,
+        timeout_s=how.timeout_s,
+        progress=job.progress,
+    )
+
+
+def measure_memory(job: Job) -> MemoryReport:
+    """Memory of both models, each in processes of its own."""
+    how = job.measure
+    return memory(
+        job.model,
+        job.baseline,
+        device=job.device,
+        threads=how.threads,
+        repeats=how.memory_runs,
+        batch=how.batch,
+        shapes=how.shapes,
+        seed=how.seed,
+        timeout_s=how.timeout_s,
+        progress=job.progress,
+    )
+
+
+def gather(job: Job, wanted: set[str]) -> Evidence:
+    """Read the files, and measure what is `wanted`: ``latency``, ``memory``. A measure that fails is kept as such.
+
+    Raises:
+        BenchError: A file cannot be read, or is another at the end than at the start.
+    """
+
+    def found(measure: str, run: Callable[[Job], T]) -> T | Failed | None:
+        if measure not in wanted:
+            return None
+        try:
+            return run(job)
+        except BenchError as error:
+            return Failed(str(error))
+
+    evidence = Evidence(
+        model=facts_of(job.model),
+        baseline=None if job.baseline is None else facts_of(job.baseline),
+        latency=found("latency", measure_latency),
+        memory=found("memory", measure_memory),
+    )
+    for path, facts in ((job.model, evidence.model), (job.baseline, evidence.baseline)):
+        if path is not None and facts is not None and describe(path) != facts.file:
+            raise BenchError(f"{path} changed while it was measured; measure again")
+    return evidence

@@ -1,0 +1,139 @@
+"""Measure what a budget asks for, and compare: a limit is broken when the whole range of a figure is beyond it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.gate.budget import Budget
+from bench.gate.evidence import Evidence, Failed, Job, T, gather
+from bench.gate.limits import LIMITS, RANGES, UNITS, Figure
+from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN, Check, GateReport
+from bench.measure.runs import Progress, now
+from bench.report import LatencyReport
+from bench.targets import find_target
+
+# A p99 of fewer samples rests on less than ten of them.
+SAMPLES_FOR_P99 = 1000
+
+
+def gate(
+    model: Path,
+    budget: Budget,
+    baseline: Path | None = None,
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> GateReport:
+    """Hold `model` against `budget`.
+
+    Args:
+        model: ONNX file.
+        budget: From `load_budget`.
+        baseline: ONNX file that ratios and drops refer to.
+        device: Where to measure, as in ``--device``.
+        progress: Called after each process with those done and their number.
+
+    Raises:
+        BenchError: A file cannot be read, the device is unknown, or a limit needs a baseline. A measurement that fails
+            is no such error: its checks come back as ``not measured``.
+    """
+    need = [name for name in budget.limits if LIMITS[name].needs_baseline]
+    if need and baseline is None:
+        raise BenchError(f"{budget.name} limits {', '.join(need)}: give --baseline DENSE.onnx to compare with")
+    find_target(device)
+    start = time.monotonic()
+    wanted = {LIMITS[name].measure or "" for name in budget.limits}
+    evidence = gather(
+        Job(model=model, baseline=baseline, device=device, measure=budget.measure, progress=progress), wanted
+    )
+    checks = tuple(check(name, limit, evidence) for name, limit in budget.limits.items())
+    latency, memory = _or_none(evidence.latency), _or_none(evidence.memory)
+    return GateReport(
+        created=now(),
+        device=device,
+        budget=budget.name,
+        seconds=time.monotonic() - start,
+        measure=budget.measure,
+        model=evidence.model.file,
+        baseline=None if evidence.baseline is None else evidence.baseline.file,
+        outcome=outcome(checks),
+        checks=checks,
+        warnings=(
+            *(f"{one.name}: {one.reason}" for one in checks if one.verdict == UNCERTAIN),
+            *(text for report in (latency, memory) if report is not None for text in report.warnings),
+            *_few_samples(budget, latency),
+        ),
+        latency=latency,
+        memory=memory,
+    )
+
+
+def check(name: str, limit: float, evidence: Evidence) -> Check:
+    """Compare one figure with its limit."""
+    rule = LIMITS[name]
+    figure: Figure | None = None
+    try:
+        figure = rule.read(evidence)
+    except BenchError as error:
+        verdict, reason = NOT_MEASURED, f"could not be measured: {error}"
+    else:
+        verdict = judged(figure, limit, at_least=rule.at_least)
+        reason = _reason(name, figure, limit, verdict)
+    return Check(
+        name=name,
+        unit=rule.unit,
+        limit=limit,
+        at_least=rule.at_least,
+        value=None if figure is None else figure.value,
+        low=None if figure is None else figure.low,
+        high=None if figure is None else figure.high,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def judged(figure: Figure, limit: float, *, at_least: bool) -> str:
+    """``within`` or ``over`` if the whole range says so, else ``uncertain``; the limit itself is within."""
+    if at_least:
+        good, bad = figure.low >= limit, figure.high < limit
+    else:
+        good, bad = figure.high <= limit, figure.low > limit
+    return WITHIN if good else OVER if bad else UNCERTAIN
+
+
+def outcome(checks: Sequence[Check]) -> str:
+    """A limit that is broken is broken whatever else could not be measured."""
+    verdicts = {one.verdict for one in checks}
+    return next((verdict for verdict in (OVER, NOT_MEASURED) if verdict in verdicts), WITHIN)
+
+
+def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
+    rule = LIMITS[name]
+    unit = UNITS[rule.unit]
+    exact = figure.low == figure.high
+    where = "" if exact else f", {RANGES[rule.measure or '']} {unit.shown(figure.low)} to {unit.shown(figure.high)}"
+    side = {
+        (WITHIN, False): "at most",
+        (WITHIN, True): "at least",
+        (OVER, False): "over the limit of",
+        (OVER, True): "under the limit of",
+        (UNCERTAIN, False): "not distinguishable from the limit of",
+        (UNCERTAIN, True): "not distinguishable from the limit of",
+    }[verdict, rule.at_least]
+    more = {"latency": "runs", "memory": "memory_runs"}.get(rule.measure or "", "")
+    advice = f"; to tell, raise measure.{more} in the budget" if verdict == UNCERTAIN else ""
+    return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}{advice}"
+
+
+def _few_samples(budget: Budget, report: LatencyReport | None) -> list[str]:
+    if "latency.p99_ms" not in budget.limits or report is None or report.model.latency.samples >= SAMPLES_FOR_P99:
+        return []
+    return [
+        f"latency.p99_ms rests on {report.model.latency.samples} samples, of which one in a hundred lies beyond: "
+        f"set measure.samples = {SAMPLES_FOR_P99} or more in the budget"
+    ]
+
+
+def _or_none(outcome: T | Failed | None) -> T | None:
+    return None if isinstance(outcome, Failed) else outcome

@@ -1,0 +1,253 @@
+"""What a budget can limit: one line each in `LIMITS`, the key as it is written in the file.
+
+A figure that varies from process to process comes with the range that it lies in; a limit is broken only when the whole
+range is beyond it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bench.errors import BenchError
+from bench.gate.evidence import Evidence, Facts, Failed
+from bench.measure.latency import NS_PER_MS
+from bench.protocol import MemorySamples
+from bench.report import LatencyReport, MemoryReport
+from bench.stats import quantile_interval
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A measured figure and the range that it lies in, which is a point for exact ones."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """How figures are written.
+
+    Attributes:
+        spec: Python's format specification.
+        suffix: Behind the number.
+        largest: No limit above this makes sense.
+        zero: Whether a limit of 0 makes sense.
+    """
+
+    spec: str
+    suffix: str = ""
+    largest: float = float("inf")
+    zero: bool = False
+
+    def shown(self, value: float) -> str:
+        """A figure for people."""
+        return f"{value:{self.spec}}{self.suffix}"
+
+
+UNITS = {
+    "ms": Unit(spec=".4g", suffix=" ms"),
+    "bytes": Unit(spec=",.0f", suffix=" bytes"),
+    "ratio": Unit(spec=".4g"),
+    "share": Unit(spec=".6g", largest=1.0, zero=True),
+    "difference": Unit(spec=".4g", zero=True),
+}
+
+RANGES = {"latency": "95 % interval", "memory": "range of the processes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Something that a budget can limit.
+
+    Attributes:
+        what: In words.
+        unit: A key of `UNITS`.
+        read: The figure from the evidence; raises BenchError where there is none.
+        measure: What has to be measured for it; None: the file is enough.
+        at_least: The limit is the smallest good figure, not the largest.
+        needs_baseline: Whether it compares.
+    """
+
+    what: str
+    unit: str
+    read: Callable[[Evidence], Figure]
+    measure: str | None = None
+    at_least: bool = False
+    needs_baseline: bool = False
+
+
+def exact(value: float) -> Figure:
+    """A figure without a range."""
+    return Figure(value=value, low=value, high=value)
+
+
+def measured(outcome: T | Failed | None) -> T:
+    """A measure's result.
+
+    Raises:
+        BenchError: It failed; the reason is the measure's own.
+    """
+    if isinstance(outcome, Failed):
+        raise BenchError(outcome.reason)
+    if outcome is None:
+        raise BenchError("it was not measured")
+    return outcome
+
+
+def native(evidence: Evidence) -> LatencyReport:
+    """The latency report, if its seconds are any."""
+    report = measured(evidence.latency)
+    if report.host.emulated:
+        raise BenchError(
+            "seconds under an emulator are no latency: limit instructions there, and latency on a real board"
+        )
+    return report
+
+
+def compared(evidence: Evidence) -> Facts:
+    """The baseline."""
+    if evidence.baseline is None:
+        raise BenchError("it needs --baseline")
+    return evidence.baseline
+
+
+def quantile(share: float) -> Callable[[Evidence], Figure]:
+    """Inference time that `share` of the samples do not exceed, with its interval."""
+
+    def read(evidence: Evidence) -> Figure:
+        figures = native(evidence).model.latency
+        value = {0.5: figures.p50_ms, 0.9: figures.p90_ms, 0.99: figures.p99_ms}[share]
+        low, high = quantile_interval([run.samples_ns for run in figures.runs], share)
+        return Figure(value=value, low=low / NS_PER_MS, high=high / NS_PER_MS)
+
+    return read
+
+
+def latency_ratio(evidence: Evidence) -> Figure:
+    """The model's inference time over its baseline's, as measured side by side."""
+    ratio = native(evidence).ratio
+    if ratio is None:
+        raise BenchError("it needs --baseline")
+    return Figure(value=ratio.value, low=ratio.low, high=ratio.high)
+
+
+def resident(value: Callable[[MemoryReport], float], of_run: Callable[[MemorySamples], int]) -> Callable[..., Figure]:
+    """A memory figure, with the smallest and the largest of the processes."""
+
+    def read(evidence: Evidence) -> Figure:
+        report = measured(evidence.memory)
+        runs = [of_run(run) for run in report.model.memory.runs]
+        return Figure(value=value(report), low=min(runs), high=max(runs))
+
+    return read
+
+
+def peak_ratio(evidence: Evidence) -> Figure:
+    """Peak memory over the bare runtime, model over baseline: the widest range that the processes leave open."""
+    report = measured(evidence.memory)
+    if report.baseline is None or report.ratios is None:
+        raise BenchError("it needs --baseline")
+    ours, theirs = (
+        [run.peak_rss_bytes - run.bare_rss_bytes for run in result.memory.runs]
+        for result in (report.model, report.baseline)
+    )
+    if min(theirs) <= 0:
+        raise BenchError("the baseline's peak is no larger than the bare runtime's: a ratio to it means nothing")
+    return Figure(value=report.ratios.peak_over_bare_bytes, low=min(ours) / max(theirs), high=max(ours) / min(theirs))
+
+
+def told(key: str, largest: float = float("inf")) -> Callable[[Evidence], Figure]:
+    """A figure that the file tells about itself."""
+    return lambda evidence: exact(_within(evidence.model, key, largest))
+
+
+def lost(key: str) -> Callable[[Evidence], Figure]:
+    """How much lower the model's own figure is than its baseline's."""
+    return lambda evidence: exact(_within(compared(evidence), key, 1.0) - _within(evidence.model, key, 1.0))
+
+
+def _within(facts: Facts, key: str, largest: float) -> float:
+    value = facts.number(key)
+    if not 0 <= value <= largest:
+        raise BenchError(f"{key} of {facts.file.file_name} is {value:g}, expected 0 to {largest:g}")
+    return value
+
+
+LIMITS: dict[str, Limit] = {
+    "latency.p50_ms": Limit(what="median inference time", unit="ms", read=quantile(0.5), measure="latency"),
+    "latency.p90_ms": Limit(what="time of 90 % of inferences", unit="ms", read=quantile(0.9), measure="latency"),
+    "latency.p99_ms": Limit(what="time of 99 % of inferences", unit="ms", read=quantile(0.99), measure="latency"),
+    "latency.ratio": Limit(
+        what="inference time over the baseline's, measured side by side",
+        unit="ratio",
+        read=latency_ratio,
+        measure="latency",
+        needs_baseline=True,
+    ),
+    "memory.peak_bytes": Limit(
+        what="peak resident memory during inference, the runtime's included",
+        unit="bytes",
+        read=resident(lambda report: report.model.memory.peak_rss_bytes, lambda run: run.peak_rss_bytes),
+        measure="memory",
+    ),
+    "memory.peak_over_bare_bytes": Limit(
+        what="the same, less that of the bare runtime",
+        unit="bytes",
+        read=resident(
+            lambda report: report.model.memory.peak_over_bare_bytes,
+            lambda run: run.peak_rss_bytes - run.bare_rss_bytes,
+        ),
+        measure="memory",
+    ),
+    "memory.ratio": Limit(
+        what="peak over the bare runtime, model over baseline",
+        unit="ratio",
+        read=peak_ratio,
+        measure="memory",
+        needs_baseline=True,
+    ),
+    "file.bytes": Limit(
+        what="size of the ONNX file, external weights included",
+        unit="bytes",
+        read=lambda evidence: exact(evidence.model.file.file_bytes),
+    ),
+    "file.ratio": Limit(
+        what="the same over the baseline's",
+        unit="ratio",
+        read=lambda evidence: exact(evidence.model.file.file_bytes / compared(evidence).file.file_bytes),
+        needs_baseline=True,
+    ),
+    "accuracy.test": Limit(
+        what="`test_accuracy` of the file's metadata", unit="share", read=told("test_accuracy", 1.0), at_least=True
+    ),
+    "accuracy.validation": Limit(
+        what="`validation_accuracy` of the file's metadata",
+        unit="share",
+        read=told("validation_accuracy", 1.0),
+        at_least=True,
+    ),
+    "accuracy.test_drop": Limit(
+        what="the baseline's `test_accuracy` less the model's",
+        unit="share",
+        read=lost("test_accuracy"),
+        needs_baseline=True,
+    ),
+    "accuracy.validation_drop": Limit(
+        what="the same of `validation_accuracy`",
+        unit="share",
+        read=lost("validation_accuracy"),
+        needs_baseline=True,
+    ),
+    "parity.max_abs_difference": Limit(
+        what="largest difference from torch's outputs, as the export measured it",
+        unit="difference",
+        read=told("max_abs_difference"),
+    ),
+    "parity.max_relative_difference": Limit(
+        what="the same, relative", unit="difference", read=told("max_relative_difference")
+    ),
+}

@@ -1,0 +1,110 @@
+"""The outcome of a gate, with every measurement it rests on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from bench import codec
+from bench.errors import BenchError
+from bench.files import write_whole
+from bench.gate.evidence import Measurement
+from bench.onnx_file import OnnxFile
+from bench.report import LatencyReport, MemoryReport
+
+WITHIN, UNCERTAIN, OVER, NOT_MEASURED = "within", "uncertain", "over", "not measured"
+
+EXIT_CODES = {WITHIN: 0, OVER: 1, NOT_MEASURED: 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One limit and what became of it.
+
+    Attributes:
+        name: A key of ``bench.gate.limits.LIMITS``.
+        unit: A key of ``bench.gate.limits.UNITS``.
+        limit: As the budget says.
+        at_least: The limit is the smallest good figure, not the largest.
+        value: The figure; None where it could not be measured.
+        low: Lower end of the range that it lies in; the figure itself for exact ones.
+        high: Upper end.
+        verdict: ``within``, ``uncertain`` (the range holds the limit), ``over`` or ``not measured``.
+        reason: The verdict in words, with the figures.
+    """
+
+    name: str
+    unit: str
+    limit: float
+    at_least: bool
+    value: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """All checks of a budget on one model.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        device: As given with ``--device``.
+        budget: The budget file's name.
+        seconds: That it took.
+        measure: How it was measured.
+        outcome: ``over`` if any check is, else ``not measured`` if any check is, else ``within``.
+        warnings: What makes the figures doubtful.
+        latency: The report that the checks of latency rest on; None where there is none.
+        memory: Likewise.
+    """
+
+    HEADER: ClassVar[codec.Header] = ("bench-gate", 1)
+
+    created: str
+    device: str
+    budget: str
+    seconds: float
+    measure: Measurement
+    model: OnnxFile
+    baseline: OnnxFile | None
+    outcome: str
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    latency: LatencyReport | None
+    memory: MemoryReport | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 within budget, 1 over it, 2 could not be measured."""
+        return EXIT_CODES[self.outcome]
+
+    def measurements(self) -> list[LatencyReport | MemoryReport]:
+        """The reports there are."""
+        return [report for report in (self.latency, self.memory) if report is not None]
+
+    def to_json(self) -> str:
+        """The document of docs/bench-gate.md."""
+        return codec.dumps(self, self.HEADER)
+
+    def save(self, path: Path) -> None:
+        """Write the JSON whole or not at all; raises BenchError."""
+        write_whole(path, self.to_json() + "\n")
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "report") -> Self:
+        """Read `to_json`; raises BenchError naming the fault's place."""
+        return codec.loads(cls, text, cls.HEADER, source)
+
+
+def load_gate_report(path: Path) -> GateReport:
+    """Read what `GateReport.save` wrote.
+
+    Raises:
+        BenchError: The file cannot be read, or is no such report of this version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
+    return GateReport.from_json(text, str(path))

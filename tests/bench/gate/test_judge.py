@@ -1,0 +1,157 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.errors import BenchError
+from bench.gate import Budget, GateReport, gate, load_gate_report
+from bench.gate.evidence import Evidence, Failed, Measurement, facts_of
+from bench.gate.judge import check, judged, outcome
+from bench.gate.limits import LIMITS, Figure
+from bench.stats import Ratio
+from tests.bench.gate.conftest import QUICK, Pair, tell
+
+
+def figure(low: float, value: float, high: float) -> Figure:
+    return Figure(value=value, low=low, high=high)
+
+
+def evidence_of(pair: Pair, report: GateReport) -> Evidence:
+    return Evidence(
+        model=facts_of(pair.model), baseline=facts_of(pair.baseline), latency=report.latency, memory=report.memory
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "most", "least"),
+    [
+        (figure(0.7, 0.8, 0.9), "within", "over"),
+        (figure(0.7, 0.8, 1.0), "within", "uncertain"),
+        (figure(0.9, 0.99, 1.01), "uncertain", "uncertain"),
+        (figure(1.0, 1.1, 1.2), "uncertain", "within"),
+        (figure(1.01, 1.1, 1.2), "over", "within"),
+        (figure(1.0, 1.0, 1.0), "within", "within"),
+    ],
+)
+def test_a_limit_of_1_is_broken_by_a_whole_interval_only(found: Figure, most: str, least: str) -> None:
+    assert judged(found, 1.0, at_least=False) == most
+    assert judged(found, 1.0, at_least=True) == least
+
+
+def test_what_is_over_is_over_whatever_else_could_not_be_measured(generous: GateReport) -> None:
+    def outcome_of(*verdicts: str) -> str:
+        return outcome([replace(generous.checks[0], verdict=verdict) for verdict in verdicts])
+
+    assert outcome_of("within", "uncertain") == "within"
+    assert outcome_of("within", "not measured") == "not measured"
+    assert outcome_of("not measured", "over", "within") == "over"
+    codes = [replace(generous, outcome=name).exit_code for name in ("within", "over", "not measured")]
+    assert codes == [0, 1, 2]
+
+
+def test_the_figures_are_those_of_the_measurements(pair: Pair, generous: GateReport, tmp_path) -> None:
+    assert generous.outcome == "within"
+    assert generous.latency is not None
+    assert generous.memory is not None
+    found = {one.name: one for one in generous.checks}
+    ratio = generous.latency.ratio
+    assert ratio is not None
+    assert (found["latency.ratio"].low, found["latency.ratio"].high) == (ratio.low, ratio.high)
+    assert ratio.high < 1  # the baseline has sixty times the work
+    samples = np.concatenate([run.samples_ns for run in generous.latency.model.latency.runs]) / 1e6
+    p99 = found["latency.p99_ms"]
+    assert p99.value == pytest.approx(np.quantile(samples, 0.99))
+    assert p99.low is not None
+    assert p99.high is not None
+    assert samples.min() <= p99.low <= p99.high <= samples.max()
+    assert found["file.bytes"].value == pair.model.stat().st_size
+    assert found["memory.peak_bytes"].value == generous.memory.model.memory.peak_rss_bytes
+    assert found["accuracy.test"].value == 0.9887
+    assert found["accuracy.test_drop"].value == pytest.approx(0.992 - 0.9887, abs=1e-15)
+    assert found["parity.max_abs_difference"].value == 1.5e-6
+    assert any("latency.p99_ms rests on 12 samples" in text for text in generous.warnings)
+    generous.save(tmp_path / "gate.json")
+    assert load_gate_report(tmp_path / "gate.json") == generous
+
+
+def test_a_ratio_is_over_when_its_whole_interval_is(pair: Pair, generous: GateReport) -> None:
+    evidence = evidence_of(pair, generous)
+    assert generous.latency is not None
+
+    def told(low: float, high: float) -> tuple[str, str]:
+        ratio = Ratio(value=(low + high) / 2, low=low, high=high)
+        done = check("latency.ratio", 0.9, replace(evidence, latency=replace(generous.latency, ratio=ratio)))
+        return done.verdict, done.reason
+
+    assert told(0.7, 0.8) == ("within", "0.75, 95 % interval 0.7 to 0.8: at most 0.9")
+    assert told(0.95, 1.05) == ("over", "1, 95 % interval 0.95 to 1.05: over the limit of 0.9")
+    verdict, reason = told(0.85, 0.95)
+    assert verdict == "uncertain"
+    assert reason.endswith("not distinguishable from the limit of 0.9; to tell, raise measure.runs in the budget")
+
+
+def test_memory_is_over_when_every_process_is(pair: Pair, generous: GateReport) -> None:
+    evidence = evidence_of(pair, generous)
+    assert generous.memory is not None
+    (run,) = generous.memory.model.memory.runs
+    runs = tuple(replace(run, peak_rss_bytes=run.bare_rss_bytes + extra) for extra in (1000, 1100, 1200))
+    figures = replace(generous.memory.model.memory, runs=runs, peak_over_bare_bytes=1100)
+    memory = replace(generous.memory, model=replace(generous.memory.model, memory=figures))
+    verdicts = [
+        check("memory.peak_over_bare_bytes", limit, replace(evidence, memory=memory)).verdict
+        for limit in (999, 1000, 1199, 1200)
+    ]
+    assert verdicts == ["over", "uncertain", "uncertain", "within"]
+
+
+def test_seconds_of_an_emulator_are_no_latency(pair: Pair, generous: GateReport) -> None:
+    assert generous.latency is not None
+    emulated = replace(generous.latency, host=replace(generous.latency.host, emulated=True))
+    for name in (name for name, limit in LIMITS.items() if limit.measure == "latency"):
+        done = check(name, 1e9, replace(evidence_of(pair, generous), latency=emulated))
+        assert (done.verdict, done.value) == ("not measured", None)
+        assert "seconds under an emulator are no latency" in done.reason
+
+
+def test_a_measure_that_failed_is_told_by_each_of_its_checks(pair: Pair, generous: GateReport) -> None:
+    evidence = replace(evidence_of(pair, generous), latency=Failed("the board is asleep"))
+    done = check("latency.p50_ms", 1.0, evidence)
+    assert (done.verdict, done.reason) == ("not measured", "could not be measured: the board is asleep")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({}, "has no test_accuracy in its metadata; compress export writes it"),
+        ({"test_accuracy": "null"}, "is null: nobody measured it"),
+        ({"test_accuracy": "high"}, "is 'high', expected a number"),
+        ({"test_accuracy": "NaN"}, "is 'NaN', expected a number"),
+        ({"test_accuracy": "true"}, "is 'true', expected a number"),
+        ({"test_accuracy": "98.9"}, "is 98.9, expected 0 to 1"),
+    ],
+)
+def test_accuracy_that_the_file_does_not_tell_is_not_measured(make_convs, entries, message) -> None:
+    path = tell(make_convs("a.onnx"), **entries)
+    report = gate(path, Budget(name="b.toml", limits={"accuracy.test": 0.5}, measure=QUICK))
+    assert report.outcome == "not measured"
+    assert message in report.checks[0].reason
+    assert (report.latency, report.memory) == (None, None)  # nobody asked for them
+
+
+def test_a_limit_that_compares_needs_a_baseline(pair: Pair) -> None:
+    budget = Budget(name="b.toml", limits={"file.ratio": 1.0, "latency.ratio": 1.0, "file.bytes": 1.0}, measure=QUICK)
+    with pytest.raises(BenchError, match=r"b.toml limits file.ratio, latency.ratio: give --baseline DENSE.onnx"):
+        gate(pair.model, budget)
+    with pytest.raises(BenchError, match="unknown device 'toaster'"):
+        gate(pair.model, replace(budget, limits={"file.bytes": 1.0}), device="toaster")
+
+
+def test_a_model_that_cannot_run_is_not_measured_but_what_its_file_tells_is(make_convs) -> None:
+    path = tell(make_convs("a.onnx", batch=1), test_accuracy="0.9")
+    measure = replace(QUICK, batch=4)
+    limits = {"latency.p50_ms": 1.0, "accuracy.test": 0.95, "file.bytes": 1e6}
+    report = gate(path, Budget(name="b.toml", limits=limits, measure=measure))
+    assert [one.verdict for one in report.checks] == ["not measured", "over", "within"]
+    assert "no input can take batch 4" in report.checks[0].reason
+    assert report.exit_code == 1
+    assert isinstance(report.measure, Measurement)
