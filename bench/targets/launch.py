@@ -95,11 +95,17 @@ def ending(code: int) -> str:
     """How a process ended, from its return code: ``ended with code 1``, ``was killed by SIGKILL``."""
     if code >= 0:
         return f"ended with code {code}"
-    name = signal.Signals(-code).name
+    # Real-time signals have numbers only, and a device may number others differently.
+    name = {known.value: known.name for known in signal.Signals}.get(-code, f"signal {-code}")
     return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
 def last_line(stderr: str) -> str:
     """The last line that says something."""
     lines = [line for line in stderr.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "none"
+    return printable(lines[-1].strip()) if lines else "none"
+
+
+def printable(text: str) -> str:
+    """Text without control characters, with which a device could rule the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
