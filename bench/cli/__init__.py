@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from bench.cli.compare import compare_command
 from bench.cli.gate import gate_command
 from bench.cli.latency import latency_command
 from bench.cli.memory import memory_command
@@ -49,6 +50,11 @@ COMMANDS: dict[str, Command] = {
             "bench memory small.onnx",
             "bench memory small.onnx --baseline dense.onnx --repeats 5 --json memory.json",
         ),
+    ),
+    "compare": Command(
+        compare_command,
+        "Reports of several sessions side by side.",
+        ("bench compare monday.json tuesday.json",),
     ),
     "gate": Command(
         gate_command,
