@@ -1,7 +1,8 @@
-"""Write a file whole or not at all."""
+"""Write files whole or not at all."""
 
 import os
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,23 +36,32 @@ def require_writable(path: Path) -> None:
         raise ExportError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary name beside `path`, then rename; an older file stays as it was on any failure.
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write each content to a temporary name beside its path, then rename all; the last one is renamed last.
+
+    Older files stay as they were on any failure.
 
     Raises:
-        ExportError: The disk is full, or the folder went away.
+        ExportError: The disk is full, or a folder went away.
     """
-    temporary = _beside(path)
+    temporary = {path: _beside(path) for path in contents}
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write the {len(content)} bytes of {path}: {error.strerror}; no file was changed"
-        ) from error
+        for path, content in contents.items():
+            try:
+                with temporary[path].open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise ExportError(
+                    f"cannot write the {len(content)} bytes of {path}: {error.strerror}; no file was changed"
+                ) from error
+        for path, written in temporary.items():
+            try:
+                written.replace(path)
+            except OSError as error:
+                raise ExportError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        for written in temporary.values():
+            with suppress(OSError):
+                written.unlink()

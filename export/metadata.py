@@ -13,13 +13,16 @@ import onnxsim
 import torch
 
 from export.errors import ExportError
-from export.verify import Parity
+from export.proof import Step
 
 OWN_KEYS = (
     "max_abs_difference",
     "max_relative_difference",
+    "mean_abs_difference",
+    "argmax_agreement",
     "random_batches_checked",
     "real_batches_checked",
+    "precision",
     "opset",
     "torch_version",
     "onnx_version",
@@ -44,21 +47,27 @@ def require_valid(entries: Mapping[str, str]) -> None:
         raise ExportError(f"metadata must map text to text; these do not: {not_text}; convert them with str()")
 
 
-def provenance(random: Parity, real: Parity | None, opset: int, *, simplified: bool) -> dict[str, str]:
+def provenance(step: Step, opset: int, precision: str, *, simplified: bool) -> dict[str, str]:
     """The entries of our own: how far the file was verified, and by which tools it was made.
 
     Args:
-        random: Differences on random batches.
-        real: Differences on the caller's inputs, None when there were none.
+        step: The last one: the figures of the graph that is written. Where there were real inputs, mean difference and
+            agreement of the largest score are those on them, else those on random batches; differences are the
+            largest of both.
         opset: Of the default domain.
+        precision: Of the weights.
         simplified: Whether onnxsim made the graph; its version is "none" otherwise.
     """
-    parities = [random] if real is None else [random, real]
+    random, real = step.random, step.real
+    parities, telling = ([random], random) if real is None else ([random, real], real)
     values = (
         repr(max(parity.max_abs_difference for parity in parities)),
         repr(max(parity.max_relative_difference for parity in parities)),
+        repr(telling.mean_abs_difference),
+        "none" if telling.argmax_agreement is None else repr(telling.argmax_agreement),
         str(random.batches),
         str(0 if real is None else real.batches),
+        precision,
         str(opset),
         str(torch.__version__),
         onnx.__version__,

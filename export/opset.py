@@ -26,7 +26,24 @@ def resolve(opset: int | None) -> int:
     """
     if opset is None:
         return DEFAULT_OPSET
+    require_known(opset)
+    return opset
+
+
+def require_known(opset: int) -> None:
+    """Refuse an opset that we do not write.
+
+    Raises:
+        ExportError: It is none of the table.
+    """
     if opset not in FIRST_ONNXRUNTIME:
         known = ", ".join(f"{number} (ONNX Runtime {version}+)" for number, version in FIRST_ONNXRUNTIME.items())
         raise ExportError(f"opset {opset} cannot be exported; choose one of {known}")
-    return opset
+
+
+def first_onnxruntime(opset: int) -> str:
+    """The first release of ONNX Runtime that reads an opset, of a file too that others wrote: "1.14" of older ones.
+
+    Older ONNX Runtimes read older opsets; to name them is of no use today.
+    """
+    return FIRST_ONNXRUNTIME.get(opset, FIRST_ONNXRUNTIME[DEFAULT_OPSET])

@@ -6,7 +6,8 @@ ONNX Runtime (`verify`). For output o over the batches b of one group (random, o
     absolute_o = max_b |onnx_o(b) - torch_o(b)|        relative_o = absolute_o / max_b |torch_o(b)|
 
 and the largest of each over the outputs is reported. The largest output over *all* batches of the group is the
-yardstick, because a network with a single output may come close to zero on one batch by chance.
+yardstick, because a network with a single output may come close to zero on one batch by chance. Beside these stand the
+mean of |onnx_o(b) - torch_o(b)| over all values of all outputs, and how often the largest score is the same one.
 """
 
 import math
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from export.errors import ExportError
+from export.runtime import open_session
 
 # Float32 rounds to 6e-8; sums over thousands of products, taken in another order by other kernels, and tens of layers
 # bring ResNets to about 1e-6. 1e-4 leaves two orders of magnitude, and is far below any real defect (a lost BatchNorm
@@ -36,6 +37,16 @@ RANDOM_SCALES = (0.25, 1.0, 1.0, 4.0)
 # A batch of 1 is what edge devices run and what exporters specialise on; 2 and 5 are neither each other's multiples nor
 # the traced size.
 DYNAMIC_BATCH_SIZES = (1, 2, 5)
+
+IMAGE_DIMENSIONS = 4
+
+# Height and width from those of the example: its own; odd, not square, and a bit larger, where a size that the export
+# took for a constant or a multiple shows; and twice as large.
+OTHER_SIZES: tuple[tuple[Callable[[int], int], Callable[[int], int]], ...] = (
+    (lambda height: height, lambda width: width),
+    (lambda height: height + 3, lambda width: width + width // 2 + 1),
+    (lambda height: 2 * height, lambda width: 2 * width),
+)
 
 Inputs = tuple[Tensor, ...]
 Array = npt.NDArray[Any]
@@ -51,17 +62,48 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The largest differences between two models over some batches."""
+    """How far two models differ over some batches.
+
+    Attributes:
+        batches: Their number.
+        max_abs_difference: The largest of any output.
+        max_relative_difference: The same over the output's largest value.
+        mean_abs_difference: Over all values.
+        argmax_agreement: Share of the rows ``[n, classes, ...]`` whose largest score is the same; None without scores.
+        shapes: Of the inputs, each once, in their order.
+    """
 
     batches: int
     max_abs_difference: float
     max_relative_difference: float
+    mean_abs_difference: float
+    argmax_agreement: float | None
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __str__(self) -> str:
+        agreement = "" if self.argmax_agreement is None else f", same largest score {self.argmax_agreement:.2%}"
         return (
-            f"{self.max_abs_difference:.2e} absolute, {self.max_relative_difference:.2e} relative "
-            f"over {self.batches} batches"
+            f"{self.max_abs_difference:.2e} absolute, {self.max_relative_difference:.2e} relative, "
+            f"{self.mean_abs_difference:.2e} on average over {self.batches} batches{agreement}"
         )
+
+
+def at_other_sizes(example_inputs: Inputs) -> list[Inputs]:
+    """The example, and what stands for it where heights and widths vary: one odd and not square, one twice as large.
+
+    Only inputs ``[N, C, H, W]`` have a height and a width.
+    """
+    return [
+        tuple(_resized(x, height, width) if x.ndim == IMAGE_DIMENSIONS else x for x in example_inputs)
+        for height, width in OTHER_SIZES
+    ]
+
+
+def _resized(image: Tensor, height: Callable[[int], int], width: Callable[[int], int]) -> Tensor:
+    """Values of the image repeated or left out: their range is what counts."""
+    rows, columns = image.shape[2:]
+    taken = torch.arange(height(rows)) % rows, torch.arange(width(columns)) % columns
+    return image[:, :, taken[0]][:, :, :, taken[1]]
 
 
 def random_batches(example_inputs: Inputs, batch_sizes: Sequence[int] | None = None) -> list[Inputs]:
@@ -108,14 +150,22 @@ def reference_cases(model: nn.Module, batches: Iterable[Inputs], *, tolerance: f
     return cases
 
 
-def verify(model: onnx.ModelProto, cases: Sequence[Case], *, tolerance: float, what: str) -> Parity:
+def verify(
+    model: onnx.ModelProto | bytes,
+    cases: Sequence[Case],
+    *,
+    tolerance: float,
+    what: str,
+    reference: str = "the torch model",
+) -> Parity:
     """Run an ONNX model on every case in ONNX Runtime on the CPU and compare with torch's outputs.
 
     Args:
-        model: The candidate, weights inside.
+        model: The candidate, weights inside; bytes are a file in ONNX Runtime's own format.
         cases: From `reference_cases`.
-        tolerance: Bound on the largest relative difference.
+        tolerance: Bound on the largest relative difference; infinity where a loss is measured, not bounded.
         what: What the candidate and the batches are called in messages.
+        reference: What gave the expected outputs, in messages.
 
     Raises:
         ExportError: ONNX Runtime cannot load or run it, an output is missing, misshapen or not finite, or the
@@ -126,23 +176,26 @@ def verify(model: onnx.ModelProto, cases: Sequence[Case], *, tolerance: float, w
     for case, outputs in zip(cases, results, strict=True):
         expected_shapes, shapes = [x.shape for x in case.expected], [x.shape for x in outputs]
         if shapes != expected_shapes:
-            raise ExportError(f"{what}: outputs of shape {shapes}, the torch model gives {expected_shapes}")
-        _require_finite(outputs, what)
+            raise ExportError(f"{what}: outputs of shape {shapes}, {reference} gives {expected_shapes}")
+        require_finite(outputs, what)
     parity = _parity(cases, results)
     if not parity.max_relative_difference <= tolerance:
-        raise ExportError(f"{what} and the torch model disagree: {parity}; allowed are {tolerance:.0e} relative")
+        raise ExportError(f"{what} and {reference} disagree: {parity}; allowed are {tolerance:.0e} relative")
     return parity
 
 
-def _runner(model: onnx.ModelProto, what: str) -> Callable[[Case], tuple[Array, ...]]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: they come as exceptions, warnings would reach the user's terminal
-    options.intra_op_num_threads = torch.get_num_threads()  # as many as the caller granted torch
-    # ONNX Runtime's exceptions have no common base class but Exception.
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"{what}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}") from error
+def outputs_of(model: onnx.ModelProto, inputs: Sequence[tuple[Array, ...]], what: str) -> list[tuple[Array, ...]]:
+    """What ONNX Runtime computes node by node, as the graph is written: the reference for what comes as a file.
+
+    Raises:
+        ExportError: It cannot load or run it.
+    """
+    run = _runner(model, what, optimise=False)
+    return [run(Case(batch, ())) for batch in inputs]
+
+
+def _runner(model: onnx.ModelProto | bytes, what: str, *, optimise: bool = True) -> Callable[[Case], tuple[Array, ...]]:
+    session = open_session(model, what, optimise=optimise)
     names = [node.name for node in session.get_inputs()]
 
     def run(case: Case) -> tuple[Array, ...]:
@@ -159,13 +212,33 @@ def _runner(model: onnx.ModelProto, what: str) -> Callable[[Case], tuple[Array, 
 
 def _parity(cases: Sequence[Case], results: Sequence[tuple[Array, ...]]) -> Parity:
     pairs = [zip(case.expected, outputs, strict=True) for case, outputs in zip(cases, results, strict=True)]
-    largest_abs, largest_relative = 0.0, 0.0
+    largest_abs, largest_relative, total, values, same = 0.0, 0.0, 0.0, 0, list[npt.NDArray[np.bool_]]()
     for output in zip(*pairs, strict=True):  # one output over all batches
-        difference = max(_largest(got.astype(np.float64) - want.astype(np.float64)) for want, got in output)
+        differences = [np.abs(got.astype(np.float64) - want.astype(np.float64)) for want, got in output]
+        difference = max(_largest(each) for each in differences)
         magnitude = max(_largest(want.astype(np.float64)) for want, _ in output)
         relative = 0.0 if difference == 0 else difference / magnitude if magnitude else math.inf
         largest_abs, largest_relative = max(largest_abs, difference), max(largest_relative, relative)
-    return Parity(len(cases), largest_abs, largest_relative)
+        total, values = (
+            total + sum(float(each.sum()) for each in differences),
+            values + sum(x.size for x in differences),
+        )
+        same += [(want.argmax(1) == got.argmax(1)).ravel() for want, got in output if _holds_scores(want)]
+    return Parity(
+        batches=len(cases),
+        max_abs_difference=largest_abs,
+        max_relative_difference=largest_relative,
+        mean_abs_difference=total / values if values else 0.0,
+        argmax_agreement=float(np.concatenate(same).mean()) if same else None,
+        shapes=tuple(dict.fromkeys(tuple(x.shape for x in case.inputs) for case in cases)),
+    )
+
+
+def _holds_scores(output: Array) -> bool:
+    """Whether dimension 1 may be that of classes: [n, classes] or [n, classes, ...], real numbers."""
+    return (
+        output.ndim > 1 and output.shape[1] > 1 and output.size > 0 and bool(np.issubdtype(output.dtype, np.floating))
+    )
 
 
 def _largest(values: Array) -> float:
@@ -185,11 +258,16 @@ def _run_torch(model: nn.Module, inputs: Inputs) -> tuple[Array, ...]:
         kinds = [type(x).__name__ for x in outputs]
         raise ExportError(f"{name} returns {kinds}; only tensors, and tuples, lists and dicts of them, can be exported")
     arrays = tuple(map(_to_numpy, outputs))
-    _require_finite(arrays, f"{name} on inputs of shape {shapes}")
+    require_finite(arrays, f"{name} on inputs of shape {shapes}")
     return arrays
 
 
-def _require_finite(outputs: tuple[Array, ...], what: str) -> None:
+def require_finite(outputs: tuple[Array, ...], what: str) -> None:
+    """Refuse outputs that cannot be compared.
+
+    Raises:
+        ExportError: A value is not finite.
+    """
     for index, output in enumerate(outputs):
         bad = int(output.size - np.isfinite(output).sum())
         if bad:

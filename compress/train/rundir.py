@@ -290,8 +290,8 @@ class Run:
         base = self._base()
         return base, restore_(base, self.plan(), {name: tensor.cpu() for name, tensor in model.state_dict().items()})
 
-    def validation_batch(self, n: int) -> Tensor:
-        """The first ``n`` validation images (all, if there are fewer), normalised: float32 ``[n, C, H, W]``.
+    def data(self) -> Data:
+        """The data set that it was trained on.
 
         Raises:
             DataError: The data set is not where it was, or its images have another shape now.
@@ -301,7 +301,16 @@ class Run:
         if data.image_shape != self.image_shape:
             now, then = ("x".join(map(str, shape)) for shape in (data.image_shape, self.image_shape))
             raise DataError(f"{section.name}: the images are {now} now, those of {self.path} were {then}")
-        inputs = Inputs(data, section.augment, seed=0, device=torch.device("cpu"))
+        return data
+
+    def validation_batch(self, n: int) -> Tensor:
+        """The first ``n`` validation images (all, if there are fewer), normalised: float32 ``[n, C, H, W]``.
+
+        Raises:
+            DataError: See ``data``.
+        """
+        data = self.data()
+        inputs = Inputs(data, self.config.data.augment, seed=0, device=torch.device("cpu"))
         return inputs.plain(data.validation, torch.arange(min(n, len(data.validation))))[0]
 
     def _base(self) -> nn.Module:

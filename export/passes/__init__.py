@@ -1,22 +1,49 @@
-"""Passes over an exported graph: each one file and one function `(onnx.ModelProto) -> int`, how many places it changed.
+"""Passes over an ONNX graph: each one file, one `onnx_ir` pass, and tested on its own.
 
-They run on what torch's exporter wrote, before onnxsim; what they return is verified like everything else.
+They run on what torch's exporter wrote, and on ONNX files of other origin, before onnxsim; what they return is verified
+like everything else.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import onnx
+import onnx_ir
 
-from export.passes.pad_before_max_pool import name_padded_axes
+from export.errors import ExportError
+from export.passes.batch_norm import FoldBatchNorm
+from export.passes.constants import FoldConstants
+from export.passes.dead_branches import RemoveDeadBranches
+from export.passes.identities import RemoveIdentities
+from export.passes.pad_before_max_pool import NamePaddedAxes
 
-PASSES: Mapping[str, Callable[[onnx.ModelProto], int]] = MappingProxyType(
+PASSES: Mapping[str, Callable[[], onnx_ir.passes.InPlacePass]] = MappingProxyType(
     {
-        "pad-before-max-pool": name_padded_axes,
+        "constants": FoldConstants,  # first: it infers the shapes that dead branches are judged by
+        "batch-norm": FoldBatchNorm,
+        "dead-branches": RemoveDeadBranches,
+        "identities": RemoveIdentities,
+        "pad-before-max-pool": NamePaddedAxes,
     }
 )
 
 
-def run_all(model: onnx.ModelProto) -> dict[str, int]:
-    """Run every pass on `model`, in place; the names of those that changed something, and how often."""
-    return {name: count for name, run in PASSES.items() if (count := run(model))}
+def run_all(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Run every pass on `model`, in place; the names of those that changed something.
+
+    Raises:
+        ExportError: A pass failed on this graph.
+    """
+    graph = onnx_ir.from_proto(model)
+    changed = []
+    for name, make in PASSES.items():
+        # Passes of onnx_ir and onnxscript raise many unrelated types on graphs that they do not know.
+        try:
+            result = make()(graph)
+        except Exception as error:
+            raise ExportError(f"the pass {name} failed: {error}") from error
+        if result.modified:
+            changed.append(name)
+    if changed:
+        model.CopyFrom(onnx_ir.to_proto(graph))
+    return tuple(changed)

@@ -6,38 +6,38 @@ the same operation, and is left alone.
 """
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
+import onnx_ir
+
+from export.passes.initializers import add_initializer, constant
+
+FIRST_OPSET = 18
+"""The first in which a Pad can name its axes."""
 
 
-def name_padded_axes(model: onnx.ModelProto) -> int:
-    """Give each constant Pad that a MaxPool reads its list of axes, in place; how many there were."""
-    graph = model.graph
-    values = {tensor.name: tensor for tensor in graph.initializer}
-    values |= {
-        node.output[0]: node.attribute[0].t
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
-    changed = 0
-    for node in graph.node:
-        if node.op_type != "Pad" or node.output[0] not in pooled or not _is_constant(node) or len(node.input) > 3:
-            continue
-        amounts = values.get(node.input[1])
-        if amounts is None:
-            continue
-        before, after = numpy_helper.to_array(amounts).reshape(2, -1)
-        axes = np.flatnonzero((before != 0) | (after != 0)).astype(np.int64)
-        names = [f"{node.output[0]}_{what}" for what in ("amounts", "axes")]
-        graph.initializer.append(numpy_helper.from_array(np.concatenate((before[axes], after[axes])), names[0]))
-        graph.initializer.append(numpy_helper.from_array(axes, names[1]))
-        value = node.input[2] if len(node.input) == 3 else ""
-        del node.input[1:]
-        node.input.extend((names[0], value, names[1]))
-        changed += 1
-    return changed
+class NamePaddedAxes(onnx_ir.passes.InPlacePass):
+    """Give each constant Pad that a MaxPool reads its list of axes."""
+
+    def call(self, model: onnx_ir.Model) -> onnx_ir.passes.PassResult:
+        """See the class."""
+        graph = model.graph
+        if graph.opset_imports.get("", 0) < FIRST_OPSET:
+            return onnx_ir.passes.PassResult(model, modified=False)
+        changed = [_name_axes(graph, node) for node in graph if node.op_type == "Pad"]
+        return onnx_ir.passes.PassResult(model, modified=any(changed))
 
 
-def _is_constant(node: onnx.NodeProto) -> bool:
-    return all(attribute.s == b"constant" for attribute in node.attribute if attribute.name == "mode")
+def _name_axes(graph: onnx_ir.Graph, pad: onnx_ir.Node) -> bool:
+    pooled = any(user.op_type == "MaxPool" for user, _ in pad.outputs[0].uses())
+    mode = pad.attributes.get("mode")
+    zeros = mode is None or mode.as_string() == "constant"
+    amounts = constant(pad.inputs[1])
+    if not pooled or not zeros or amounts is None or len(pad.inputs) > 3:
+        return False
+    before, after = amounts.reshape(2, -1)
+    axes = np.flatnonzero((before != 0) | (after != 0)).astype(np.int64)
+    value = pad.inputs[2] if len(pad.inputs) == 3 else None
+    pad.resize_inputs(4)
+    for place, array, name in ((1, np.concatenate((before[axes], after[axes])), "amounts"), (3, axes, "axes")):
+        pad.replace_input_with(place, add_initializer(graph, f"{pad.outputs[0].name}_{name}", array))
+    pad.replace_input_with(2, value)
+    return True

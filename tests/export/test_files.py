@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from export.errors import ExportError
-from export.files import require_writable, write_whole
+from export.files import require_writable, write_all
 
 
 def test_writes_and_replaces(tmp_path):
     path = tmp_path / "m.onnx"
     for content in (b"one", b"two"):
-        write_whole(path, content)
+        write_all({path: content})
         assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 
@@ -49,12 +49,13 @@ def test_read_only_folder_is_refused():
 
 def test_disk_that_is_full_changes_nothing(tmp_path):
     path = tmp_path / "m.onnx"
+    other = tmp_path / "m.onnx.json"
     path.write_bytes(b"older")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(ExportError, match=r"cannot write the 100000 bytes of .*: File too large; no file"):
-            write_whole(path, b"x" * 100_000)
+            write_all({other: b"short", path: b"x" * 100_000})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"older"]

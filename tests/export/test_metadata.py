@@ -6,6 +6,7 @@ from onnx import TensorProto, helper
 
 from export.errors import ExportError
 from export.metadata import embed, provenance, read_metadata, require_valid, strip_traces
+from export.proof import Step
 from export.verify import Parity
 
 
@@ -33,11 +34,13 @@ def test_notes_are_stripped_everywhere_and_nothing_else():
 
 
 def test_largest_difference_of_both_groups_is_stored():
-    random, real = Parity(4, 1e-6, 3e-7), Parity(2, 5e-7, 9e-7)
-    entries = provenance(random, real, 18, simplified=True)
+    random, real = Parity(4, 1e-6, 3e-7, 1e-8, 1.0, ()), Parity(2, 5e-7, 9e-7, 2e-8, 0.75, ())
+    entries = provenance(Step("int8", random, real), 18, "int8", simplified=True)
     assert float(entries["max_abs_difference"]) == 1e-6
     assert float(entries["max_relative_difference"]) == 9e-7
     assert (entries["random_batches_checked"], entries["real_batches_checked"]) == ("4", "2")
+    assert (entries["mean_abs_difference"], entries["argmax_agreement"]) == ("2e-08", "0.75")
+    assert (entries["precision"], entries["opset"]) == ("int8", "18")
     model = noted_model()
     embed(model, entries)
     assert {entry.key: entry.value for entry in model.metadata_props} == entries

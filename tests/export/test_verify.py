@@ -41,7 +41,7 @@ def test_difference_is_relative_to_the_largest_output_of_all_batches():
 
 
 def test_mismatch_is_refused_with_the_figures():
-    with pytest.raises(ExportError, match=r"the graph and .* 5\.00e-01 absolute, 1\.25e-01 relative over 1 .* 1e-04"):
+    with pytest.raises(ExportError, match=r"the graph and .* 5\.00e-01 absolute, 1\.25e-01 relative, .* 1e-04"):
         verify(affine(2, 0.5), [case([2], [4])], tolerance=1e-4, what="the graph")
 
 

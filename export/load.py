@@ -1,0 +1,87 @@
+"""An ONNX file from anywhere, read whole or refused with the reason."""
+
+import re
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from export.errors import ExportError
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read a model with its weights, also those that lie in files beside it.
+
+    Raises:
+        ExportError: There is no such file, it is empty, damaged or cut short, its weights are missing or lie outside of
+            its folder, the checker refuses it, or its opset is one that nobody here knows.
+    """
+    content = _content(path)
+    # protobuf's and onnx's errors have no common base class but Exception.
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:
+        raise ExportError(f"{path}: is no ONNX file, or is damaged or cut short ({len(content):,} bytes)") from error
+    if not model.graph.node:
+        raise ExportError(f"{path}: holds no graph with nodes; is it an ONNX file, and whole?")
+    _require_known_opset(model, path)
+    _load_weights(model, path)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise ExportError(f"{path}: is refused by the ONNX checker: {_first_line(error)}") from error
+    return model
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """The version of the default domain."""
+    return max((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), default=0)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read: {error.strerror}") from error
+    if not content:
+        raise ExportError(f"{path}: is empty, no ONNX file")
+    return content
+
+
+def _require_known_opset(model: onnx.ModelProto, path: Path) -> None:
+    opset, newest = default_opset(model), onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= newest:
+        raise ExportError(
+            f"{path}: has opset {opset or 'none'}; onnx {onnx.__version__} and ONNX Runtime {onnxruntime.__version__} "
+            f"know 1 to {newest}: export it anew with an older one"
+        )
+
+
+def _load_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Take the weights in that lie in other files; onnx refuses those outside of the folder, links there included."""
+    folder = path.parent
+    named = sorted(
+        {
+            entry.value
+            for tensor in model.graph.initializer
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    )
+    for name in named:
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ExportError(f"{path}: its weights lie in {name}, outside of its folder: that file is not read")
+        if not file.is_file():
+            raise ExportError(f"{path}: its weights lie in {name}, and {file} does not exist; copy both together")
+    try:
+        onnx.load_external_data_for_model(model, str(folder))
+    except Exception as error:
+        raise ExportError(f"{path}: its weights in {', '.join(named)} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()[:300] or type(error).__name__

@@ -1,0 +1,25 @@
+"""What several passes need of onnx_ir."""
+
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir
+
+
+def add_initializer(graph: onnx_ir.Graph, name: str, array: npt.NDArray[Any]) -> onnx_ir.Value:
+    """A new constant of the graph, under `name` or one like it that is free."""
+    free, number = name, 0
+    while free in graph.initializers:
+        number += 1
+        free = f"{name}_{number}"
+    tensor = onnx_ir.tensor(array, name=free)
+    value = onnx_ir.Value(name=free, const_value=tensor)
+    value.type, value.shape = onnx_ir.TensorType(tensor.dtype), onnx_ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def constant(value: onnx_ir.Value | None) -> npt.NDArray[Any] | None:
+    """The array of an initializer or a Constant node; None of anything else."""
+    tensor = None if value is None else onnx_ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()

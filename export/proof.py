@@ -1,0 +1,141 @@
+"""A graph in memory together with its proof: what it was compared with, and how far it agreed at each step.
+
+Every step (torch's export, simplification, quantisation) makes a candidate, which `compared` lets through the checker
+and runs in ONNX Runtime on every case. What fails there goes no further.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import onnx
+
+from export.errors import ExportError
+from export.simplify import simplify
+from export.verify import Case, Parity, verify
+
+FLOAT32 = "float32"
+SIMPLIFIED = "simplified"
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """What every candidate is held against.
+
+    Attributes:
+        random: Random batches and the reference's outputs.
+        real: Real inputs and the reference's outputs; may be empty.
+        tolerance: Bound on the largest relative difference, where nothing may be lost.
+        reference: What gave the outputs, in messages.
+    """
+
+    random: list[Case]
+    real: list[Case]
+    tolerance: float
+    reference: str = "the torch model"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far one graph agrees with the reference: the torch model, or the ONNX file that was given.
+
+    Attributes:
+        name: ``exported``, ``read``, ``simplified``, ``int8`` and so on.
+        random: On random batches.
+        real: On real inputs; None where there were none.
+    """
+
+    name: str
+    random: Parity
+    real: Parity | None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph that passed the checker and was compared with the reference at every step up to it.
+
+    Attributes:
+        model: Weights inside.
+        opset: Of the default domain.
+        cases: What it was compared on.
+        steps: In their order; the last one is this graph.
+        precision: ``float32``, ``float16``, ``int8`` or ``int8 weights``.
+        nodes_before: Of the graph as it was exported or read.
+        batch_norms_before: BatchNorm modules of the torch model, or nodes of the file that was read.
+        notes: What the reader has to know.
+    """
+
+    model: onnx.ModelProto
+    opset: int
+    cases: Cases
+    steps: tuple[Step, ...]
+    precision: str
+    nodes_before: int
+    batch_norms_before: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def simplified(self) -> bool:
+        """Whether onnxsim's graph was taken."""
+        return any(step.name == SIMPLIFIED for step in self.steps)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it is held to the tolerance: its weights are those of the reference."""
+        return self.precision == FLOAT32
+
+    def then(
+        self, name: str, model: onnx.ModelProto, *, tolerance: float | None = None, precision: str | None = None
+    ) -> "Graph":
+        """This graph after one more step, checked and compared.
+
+        Args:
+            name: Of the step.
+            model: Its result.
+            tolerance: On the relative difference; that of the cases by default.
+            precision: What the weights have become, where they have changed.
+
+        Raises:
+            ExportError: The checker refuses it, or it does not agree.
+        """
+        step = compared(name, model, self.cases, self.cases.tolerance if tolerance is None else tolerance)
+        return replace(self, model=model, steps=(*self.steps, step), precision=precision or self.precision)
+
+    def noting(self, *notes: str) -> "Graph":
+        """This graph with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def compared(name: str, model: onnx.ModelProto | bytes, cases: Cases, tolerance: float) -> Step:
+    """Let a graph through the checker and run it on every case; the bytes of a file in ONNX Runtime's format just run.
+
+    Raises:
+        ExportError: The checker refuses it, ONNX Runtime cannot run it, or it does not agree.
+    """
+    what = f"the {name} graph"
+    # The checker's and protobuf's errors have no common base class but Exception.
+    try:
+        if not isinstance(model, bytes):
+            onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise ExportError(f"{what} is refused by the ONNX checker: {error}") from error
+
+    def held_against(some: list[Case], which: str) -> Parity:
+        return verify(model, some, tolerance=tolerance, what=f"{what} on {which}", reference=cases.reference)
+
+    random = held_against(cases.random, "random batches")
+    return Step(name, random, held_against(cases.real, "real inputs") if cases.real else None)
+
+
+def simplified(graph: Graph, *, wanted: bool) -> Graph:
+    """The graph that onnxsim makes of it if that is as good; else the graph itself, with a note that says why."""
+    if not wanted:
+        return graph.noting("not simplified: switched off")
+    try:
+        return graph.then(SIMPLIFIED, simplify(graph.model))
+    except ExportError as error:
+        return graph.noting(f"not simplified: {error}")
+
+
+def count(model: onnx.ModelProto, op_type: str) -> int:
+    """How many nodes of a kind the graph has."""
+    return Counter(node.op_type for node in model.graph.node)[op_type]
