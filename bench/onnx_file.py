@@ -5,20 +5,16 @@ field numbers of onnx.proto, hence no dependency on the onnx package.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.protobuf import fields, inside
 
 # Of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, EXTERNAL_DATA_OF_TENSOR = 7, 5, 13
 METADATA_OF_MODEL = 14
 KEY_OF_ENTRY, VALUE_OF_ENTRY = 1, 2
-
-# Wire types of protobuf: https://protobuf.dev/programming-guides/encoding/
-VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
-FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +53,10 @@ def external_files(content: bytes) -> list[str]:
     """
     try:
         entries = [
-            {number: bytes(text) for number, text in _fields(entry)}
-            for graph in _inside(memoryview(content), GRAPH_OF_MODEL)
-            for tensor in _inside(graph, INITIALIZER_OF_GRAPH)
-            for entry in _inside(tensor, EXTERNAL_DATA_OF_TENSOR)
+            {number: bytes(text) for number, text in fields(entry)}
+            for graph in inside(memoryview(content), GRAPH_OF_MODEL)
+            for tensor in inside(graph, INITIALIZER_OF_GRAPH)
+            for entry in inside(tensor, EXTERNAL_DATA_OF_TENSOR)
         ]
         return sorted({entry[VALUE_OF_ENTRY].decode() for entry in entries if entry.get(KEY_OF_ENTRY) == b"location"})
     except (IndexError, KeyError, UnicodeDecodeError):
@@ -76,8 +72,8 @@ def metadata(path: Path) -> dict[str, str]:
     content = memoryview(_read(path, "model file"))
     try:
         entries = [
-            {number: bytes(text).decode() for number, text in _fields(entry)}
-            for entry in _inside(content, METADATA_OF_MODEL)
+            {number: bytes(text).decode() for number, text in fields(entry)}
+            for entry in inside(content, METADATA_OF_MODEL)
         ]
         return {entry.get(KEY_OF_ENTRY, ""): entry.get(VALUE_OF_ENTRY, "") for entry in entries}
     except (IndexError, KeyError, UnicodeDecodeError) as error:
@@ -91,42 +87,3 @@ def _read(path: Path, what: str) -> bytes:
         raise BenchError(f"{what} not found: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise BenchError(f"{what} {path} cannot be read: {error}") from error
-
-
-def _inside(message: memoryview, wanted: int) -> list[memoryview]:
-    return [content for number, content in _fields(message) if number == wanted]
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each length-delimited field of a message; other fields are stepped over.
-
-    Raises:
-        IndexError: The message ends too early.
-        KeyError: The wire type is unknown.
-    """
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        number, wire = divmod(tag, 8)
-        if wire == LENGTH_DELIMITED:
-            size, place = _varint(message, place)
-            if place + size > len(message):
-                raise IndexError(f"a field of {size} bytes has {len(message) - place}")
-            yield number, message[place : place + size]
-            place += size
-        elif wire == VARINT:
-            _, place = _varint(message, place)
-        else:
-            place += FIXED_BYTES[wire]
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number that starts at `place`, and the place after it."""
-    value = shift = 0
-    while True:
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, place

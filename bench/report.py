@@ -8,7 +8,7 @@ from bench import codec
 from bench.errors import BenchError
 from bench.files import write_whole
 from bench.onnx_file import OnnxFile
-from bench.protocol import Host, Input, LatencySamples, MemorySamples
+from bench.protocol import CPU_PROVIDER, Host, Input, LatencySamples, MemorySamples, PeriodicSamples, ProfileSamples
 from bench.stats import Ratio
 
 
@@ -24,6 +24,8 @@ class Settings:
         min_seconds: Of sampling, for each model over all runs.
         min_samples: Of each model over all runs.
         seed: Of the random inputs.
+        pin: Cores to which the workers restrict themselves; none leaves them free.
+        provider: Execution provider of ONNX Runtime.
     """
 
     threads: int
@@ -33,6 +35,8 @@ class Settings:
     min_seconds: float
     min_samples: int
     seed: int
+    pin: tuple[int, ...] = ()
+    provider: str = CPU_PROVIDER
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured, all faults at once."""
@@ -43,6 +47,8 @@ class Settings:
         ]
         if not 0 <= self.min_seconds < float("inf"):
             faults.append(f"min_seconds is {self.min_seconds}, expected 0 or more")
+        if len(set(self.pin)) < len(self.pin) or min(self.pin, default=0) < 0:
+            faults.append(f"pin is {','.join(map(str, self.pin))}, expected different cores from 0 on")
         shapes = self.shapes if self.batch is None else {"batch": (self.batch,), **self.shapes}
         faults += [
             f"{name} is {'x'.join(map(str, shape))}, expected sizes of 1 or more"
@@ -62,6 +68,9 @@ class Latency:
         p50_high_ms: Upper end.
         samples: Number of timed inferences.
         outliers: Samples beyond Tukey's outer fence; they are in every figure.
+        load_ms: Cold start: to make the session, median over the processes that loaded this model before any other.
+        first_inference_ms: Cold start: the first inference, median over the same processes.
+        cold_starts: The number of these processes.
         runs: Raw samples, one entry for each process.
     """
 
@@ -69,12 +78,80 @@ class Latency:
     p50_low_ms: float
     p50_high_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     mean_ms: float
     min_ms: float
     samples: int
     outliers: int
+    load_ms: float
+    first_inference_ms: float
+    cold_starts: int
     runs: tuple[LatencySamples, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTimes:
+    """One model at one batch size.
+
+    Attributes:
+        images_per_second: The batch over the mean time of an inference, outliers included.
+        images_per_second_low: Lower end of its 95 % interval.
+        images_per_second_high: Upper end.
+        runs: Raw samples, one entry for each process.
+    """
+
+    images_per_second: float
+    images_per_second_low: float
+    images_per_second_high: float
+    p50_ms: float
+    p99_ms: float
+    runs: tuple[LatencySamples, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Inferences of one batch size, one after the other; `ratio` is that of median times, model over baseline."""
+
+    batch: int
+    model: BatchTimes
+    baseline: BatchTimes | None
+    ratio: Ratio | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """One model fed at a fixed period. A frame is missed if its result comes after the deadline, or never.
+
+    Attributes:
+        missed: Late and dropped frames.
+        dropped: Those that were never computed, since a newer one had arrived.
+        longest_run: The most frames missed in a row, within one process.
+        response_p50_ms: From a frame's arrival to its result, dropped frames left out.
+        response_p99_ms: The same.
+        inference_p50_ms: Of the inferences alone.
+        runs: Raw samples, one entry for each process.
+    """
+
+    frames: int
+    missed: int
+    dropped: int
+    missed_share: float
+    longest_run: int
+    response_p50_ms: float
+    response_p99_ms: float
+    inference_p50_ms: float
+    runs: tuple[PeriodicSamples, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Realtime:
+    """Frames at a fixed period, and how many were missed."""
+
+    deadline_ms: float
+    period_ms: float
+    model: Frames
+    baseline: Frames | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +177,85 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StaticMemory:
+    """What a model needs by its graph alone, whatever the runtime; ``bench/measure/activations.py`` gives the rules.
+
+    Attributes:
+        weight_bytes: Of all weights and constants of the file.
+        peak_activation_bytes: Of the values alive at once, in the best order of execution; None if it is not known.
+        peak_is_exact: The order is proved to be the best; else it is the best that was found, an upper bound.
+        lower_bound_bytes: No order needs less.
+        file_order_bytes: In the order of the file.
+        unknown_because: Why the four above are None.
+    """
+
+    weight_bytes: int
+    peak_activation_bytes: int | None
+    peak_is_exact: bool | None
+    lower_bound_bytes: int | None
+    file_order_bytes: int | None
+    unknown_because: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeProfile:
+    """A node as ONNX Runtime ran it.
+
+    Attributes:
+        name: The node's, or operator and index where it has none.
+        output_shape: Of its first output, as the node made it: blocked layouts are padded to whole blocks.
+        time_us: Of one inference: mean of the middle half of the samples of a process, median over the processes.
+        share: Of the time of all nodes.
+        macs: Multiply-accumulates of the parts of the model that it computes; None if a part has no rule.
+        gflops: Achieved: two operations for each multiply-accumulate.
+    """
+
+    name: str
+    operator: str
+    provider: str
+    output_shape: tuple[int, ...]
+    time_us: float
+    share: float
+    macs: int | None
+    gflops: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorProfile:
+    """All nodes of one operator."""
+
+    operator: str
+    nodes: int
+    time_us: float
+    share: float
+    macs: int | None
+    gflops: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where one model's time goes.
+
+    Attributes:
+        p50_ms: Of inferences without the profiler.
+        profiled_p50_ms: With it.
+        nodes_ms: The sum of the nodes' times.
+        macs: Of the whole model; None if it has a contraction without a rule.
+        uncounted: Operators that may contract and have no rule, by name.
+        runs: Raw samples, one entry for each process.
+    """
+
+    p50_ms: float
+    profiled_p50_ms: float
+    nodes_ms: float
+    macs: int | None
+    uncounted: tuple[str, ...]
+    nodes: tuple[NodeProfile, ...]
+    operators: tuple[OperatorProfile, ...]
+    runs: tuple[ProfileSamples, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencyResult:
     """A model, its inputs as they were run, and its times."""
 
@@ -115,16 +271,28 @@ class MemoryResult:
     file: OnnxFile
     inputs: tuple[Input, ...]
     memory: Memory
+    static: StaticMemory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileResult:
+    """A model, its inputs as they were run, and where its time goes."""
+
+    file: OnnxFile
+    inputs: tuple[Input, ...]
+    profile: Profile
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRatios:
-    """The model's figures over its baseline's."""
+    """The model's figures over its baseline's; None where one is not known, or the baseline's is 0."""
 
     file_bytes: float
     model_rss_bytes: float
     peak_rss_bytes: float
     peak_over_bare_bytes: float
+    weight_bytes: float | None
+    peak_activation_bytes: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +300,7 @@ class Report:
     """What every report holds.
 
     Attributes:
-        measure: ``latency`` or ``memory``.
+        measure: ``latency``, ``memory`` or ``profile``.
         created: UTC, ISO 8601.
         device: As given with ``--device``.
         warnings: What makes the figures doubtful, each with the next command to run.
@@ -163,12 +331,19 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyReport(Report):
-    """Latency of a model, and of its baseline measured in the same processes."""
+    """Latency of a model, and of its baseline measured in the same processes.
+
+    Attributes:
+        throughput: An entry for each batch size asked for; the first of them is that of `model` and `baseline`.
+        realtime: If a deadline was asked for.
+    """
 
     model: LatencyResult
     baseline: LatencyResult | None
     ratio: Ratio | None
     verdict: str | None
+    throughput: tuple[Throughput, ...] = ()
+    realtime: Realtime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +355,20 @@ class MemoryReport(Report):
     ratios: MemoryRatios | None
 
 
-REPORTS: dict[str, type[LatencyReport] | type[MemoryReport]] = {"latency": LatencyReport, "memory": MemoryReport}
+@dataclass(frozen=True, kw_only=True)
+class ProfileReport(Report):
+    """Where a model's time goes, and its baseline's, measured in processes of its own."""
+
+    model: ProfileResult
+    baseline: ProfileResult | None
 
 
-def load_report(path: Path) -> LatencyReport | MemoryReport:
+AnyReport = LatencyReport | MemoryReport | ProfileReport
+
+REPORTS: dict[str, type[AnyReport]] = {"latency": LatencyReport, "memory": MemoryReport, "profile": ProfileReport}
+
+
+def load_report(path: Path) -> AnyReport:
     """Read a report of any measure.
 
     Raises:

@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -161,7 +162,7 @@ def provider_of(wanted: str) -> str:
     Raises:
         RefusedError: This build of ONNX Runtime lacks it.
     """
-    available = ort.get_available_providers()
+    available: list[str] = ort.get_available_providers()
     for name in available:
         if wanted.lower() in (name.lower(), name.lower()[: -len(PROVIDER_ENDING)]):
             return name
@@ -246,14 +247,18 @@ def input_shapes(session: ort.InferenceSession, path: str, request: dict[str, An
     return shapes
 
 
-def random_tensor(rng: np.random.Generator, dtype: str, shape: list[int]) -> np.ndarray:
-    """Values that any vision model accepts: normal numbers, whole bytes, and 0 or 1 for possible indices."""
+def random_tensor(rng: np.random.RandomState, dtype: str, shape: list[int]) -> np.ndarray:
+    """Values that any vision model accepts: normal numbers, whole bytes, and 0 or 1 for possible indices.
+
+    Of RandomState, whose numbers are frozen (NEP 19): those of numpy's other generator may change with its version, and
+    outputs are compared between machines.
+    """
     if dtype.startswith("float"):
         return rng.standard_normal(shape).astype(dtype)
     if dtype in ("uint8", "int8"):
         limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
-    return rng.integers(0, 2, shape).astype("str" if dtype == "object" else dtype).astype(dtype)
+        return rng.randint(limits.min, limits.max + 1, shape, dtype=dtype)
+    return rng.randint(0, 2, shape).astype("str" if dtype == "object" else dtype).astype(dtype)
 
 
 class Model:
@@ -282,7 +287,7 @@ class Model:
         Raises:
             RefusedError: An input has a type that numpy lacks, or the model cannot run with these shapes.
         """
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.RandomState(self.seed)
         for value in self.session.get_inputs():
             if value.type not in DTYPES:
                 raise RefusedError(f"{self.path}: input {value.name} is a {value.type}, which numpy lacks")
@@ -677,7 +682,7 @@ def described(name: str, value: ort.OrtValue) -> dict[str, Any]:
 
 
 def measure_shapes(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Type and shape of one model's outputs and of the wanted values, from an inference that returns them all."""
+    """Type and shape of inputs, outputs and the wanted values of a model, from an inference that returns them all."""
     (path,) = request["models"]
 
     def tune(options: ort.SessionOptions) -> None:
@@ -692,9 +697,101 @@ def measure_shapes(request: dict[str, Any]) -> list[dict[str, Any]]:
     model.prepare()
     names = [value.name for value in model.session.get_outputs()]
     feeds = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in model.feeds.items()}
-    returned = model.session.run_with_ort_values(names, feeds)
-    values = [described(name, returned[place]) for place, name in enumerate(names)]
+    returned = dict(feeds)
+    for place, value in enumerate(model.session.run_with_ort_values(names, feeds)):
+        returned[names[place]] = value
+    values = [described(name, value) for name, value in returned.items()]
     return [{"inputs": model.inputs(), "shapes": values}]
+
+
+# Outputs -------------------------------------------------------------------------------------------------------------
+
+MAX_VALUES = 1 << 18  # of one output: two machines that agree on so many of its values agree on the others
+
+
+def encoded(path: str, name: str, output: Any) -> dict[str, Any]:
+    """An output for the answer: little-endian bytes in base64; of a large one every k-th value.
+
+    Raises:
+        RefusedError: It is no tensor of numbers.
+    """
+    if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
+        kind = output.dtype if isinstance(output, np.ndarray) else type(output).__name__
+        raise RefusedError(f"{path}: output {name} is a {kind}, which cannot be compared between machines")
+    stride = max(1, -(-output.size // MAX_VALUES))
+    values = output.reshape(-1)[::stride]
+    return {
+        "name": name,
+        "dtype": output.dtype.name,
+        "shape": list(output.shape),
+        "stride": stride,
+        "values": base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode(),
+    }
+
+
+def outputs_of(model: Model) -> list[dict[str, Any]]:
+    """All outputs of one inference."""
+    values = model.session.run(None, model.feeds)
+    return [encoded(model.path, value.name, values[place]) for place, value in enumerate(model.session.get_outputs())]
+
+
+def measure_outputs(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every model computes from the seed's inputs."""
+    found = []
+    for path in request["models"]:
+        model = Model(path, request)
+        model.prepare()
+        found.append({"inputs": model.inputs(), "outputs": outputs_of(model)})
+    return found
+
+
+# Instructions --------------------------------------------------------------------------------------------------------
+
+SETTLING_MARKS = 16  # Python rewrites the code of a loop while it runs for the first time
+
+
+def mark() -> None:
+    """A system call that nothing else makes: the emulator's plugin writes down how many instructions it has seen."""
+    os.getpriority(os.PRIO_PGRP, 0)
+
+
+def measure_instructions(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Instructions of single inferences of one model, counted by the emulator, and what the model computes.
+
+    Raises:
+        RefusedError: Nobody counts, or the time is over.
+    """
+    (path,) = request["models"]
+    counter = request["counter"]
+    if counter is None:
+        raise RefusedError(
+            "instructions are counted by an emulator, not here; "
+            f"count those of an ARM CPU: bench instructions {shlex.quote(path)} --device arm64:cortex-a53"
+        )
+    deadline = time.perf_counter() + request["limit_seconds"]
+    model = Model(path, request)
+    model.prepare()
+    model.run()
+    gc.collect()
+    gc.disable()
+    for _ in range(SETTLING_MARKS):
+        mark()
+    for _ in range(request["min_samples"]):
+        model.run()
+        mark()
+        if time.perf_counter() > deadline:
+            raise RefusedError("the time is over before all instructions are counted; give a longer --timeout")
+    gc.enable()
+    marks = [int(line) for line in Path(counter).read_text().split()]
+    expected = SETTLING_MARKS + request["min_samples"]
+    if len(marks) != expected:
+        raise RefusedError(
+            f"the counting plugin wrote {len(marks)} counts, expected {expected}: its counts are not ours"
+        )
+    between = [after - before for before, after in zip(marks, marks[1:])]
+    empty = between[SETTLING_MARKS - 2]
+    counts = {"marking": empty, "counts": [count - empty for count in between[SETTLING_MARKS - 1 :]]}
+    return [{"inputs": model.inputs(), "instructions": counts, "outputs": outputs_of(model)}]
 
 
 MEASURES = {
@@ -703,6 +800,8 @@ MEASURES = {
     "memory": measure_memory,
     "profile": measure_profile,
     "shapes": measure_shapes,
+    "outputs": measure_outputs,
+    "instructions": measure_instructions,
 }
 
 

@@ -7,10 +7,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
+from bench.errors import BenchError
 from bench.files import require_writable
 from bench.measure.latency import latency
-from bench.report import LatencyReport, LatencyResult
-from bench.stats import FAR_OUT, MIN_RUNS
+from bench.measure.realtime import Deadline
+from bench.report import BatchTimes, LatencyReport, LatencyResult, Realtime
+from bench.stats import FAR_OUT, MIN_RUNS, Ratio
 
 
 def latency_command(
@@ -18,13 +20,25 @@ def latency_command(
     baseline: options.Baseline = None,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
+    pin: options.Pin = None,
+    provider: options.Provider = "cpu",
     samples: Annotated[int, typer.Option(help="Inferences to measure of each model, or more; at least 1.")] = 200,
     min_seconds: Annotated[float, typer.Option(help="Time to measure each model, or longer; 0 or more.")] = 2.0,
     runs: Annotated[
         int, typer.Option(help=f"Fresh processes, at least {MIN_RUNS}; more make the interval narrower.")
     ] = 10,
     batch: options.Batch = None,
+    batches: Annotated[
+        str | None, typer.Option(metavar="SIZES", help="Throughput at these sizes of open first dimensions: 1,4,8.")
+    ] = None,
     shape: options.Shape = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Feed frames at a fixed period too, and count results later than this.")
+    ] = None,
+    period_ms: Annotated[
+        float | None, typer.Option(help="Time from a frame to the next; as long as the deadline by default.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames of each model with --deadline-ms, at least 1.")] = 300,
     seed: options.Seed = 0,
     timeout: options.Timeout = 600.0,
     json: options.Json = None,
@@ -39,11 +53,15 @@ def latency_command(
             baseline,
             device=device,
             threads=threads,
+            pin=options.parse_numbers("--pin", pin),
+            provider=provider,
             runs=runs,
             min_seconds=min_seconds,
             samples=samples,
             batch=batch,
+            batches=options.parse_numbers("--batches", batches),
             shapes=options.parse_shapes(shape),
+            deadline=_deadline(deadline_ms, period_ms, frames),
             seed=seed,
             timeout_s=timeout,
             progress=progress,
@@ -55,7 +73,21 @@ def latency_command(
     if report.ratio is not None:
         out.print(verdict_line(report), markup=False, highlight=False)
     out.print(outlier_line(report), markup=False, highlight=False)
+    out.print(cold_line(report), markup=False, highlight=False)
+    if report.throughput:
+        out.print(throughput_table(report))
+    if report.realtime is not None:
+        out.print(realtime_table(report.realtime))
+        out.print(REALTIME_NOTE, markup=False, highlight=False)
     console.print_notes(report, report.model.inputs)
+
+
+def _deadline(deadline_ms: float | None, period_ms: float | None, frames: int) -> Deadline | None:
+    if deadline_ms is not None:
+        return Deadline(deadline_ms=deadline_ms, period_ms=period_ms, frames=frames)
+    if period_ms is not None:
+        raise BenchError("--period-ms needs --deadline-ms: without a deadline nothing can be missed")
+    return None
 
 
 def latency_table(report: LatencyReport) -> Table:
@@ -63,13 +95,16 @@ def latency_table(report: LatencyReport) -> Table:
     count = report.settings.threads
     threads = f"{count} thread{'s' if count > 1 else ''}"
     heading = f"latency in ms, {threads}, one inference a sample, {report.settings.runs} processes"
-    result = console.table(heading, "", "file", "p50", "95 % interval", "p90", "p99", "samples", "ratio [95 %]")
+    result = console.table(heading, "", "file", "p50", "95 % interval", "p90", "p95", "p99", "samples", "ratio [95 %]")
     ratio = report.ratio
-    shown = "" if ratio is None else f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-    result.add_row("model", *_cells(report.model), shown)
+    result.add_row("model", *_cells(report.model), "" if ratio is None else _shown(ratio))
     if report.baseline is not None:
         result.add_row("baseline", *_cells(report.baseline), "1")
     return result
+
+
+def _shown(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 def _cells(result: LatencyResult) -> tuple[str, ...]:
@@ -79,6 +114,7 @@ def _cells(result: LatencyResult) -> tuple[str, ...]:
         f"{figures.p50_ms:.4g}",
         f"{figures.p50_low_ms:.4g} - {figures.p50_high_ms:.4g}",
         f"{figures.p90_ms:.4g}",
+        f"{figures.p95_ms:.4g}",
         f"{figures.p99_ms:.4g}",
         f"{figures.samples:,}",
     )
@@ -92,6 +128,55 @@ def outlier_line(report: LatencyReport) -> str:
     return (
         f"outliers, kept: {', '.join(counts)} (more than {FAR_OUT:.0f} interquartile ranges above the upper quartile)"
     )
+
+
+def cold_line(report: LatencyReport) -> str:
+    """The cold start, apart from the steady state."""
+    parts = []
+    for name, result in (("model", report.model), ("baseline", report.baseline)):
+        if result is not None:
+            times = result.latency
+            parts.append(
+                f"{name} {times.load_ms:.4g} ms to load and {times.first_inference_ms:.4g} ms for the first inference, "
+                f"median of {times.cold_starts} processes"
+            )
+    return f"cold start, the file in the page cache: {'; '.join(parts)}"
+
+
+def throughput_table(report: LatencyReport) -> Table:
+    """A row for each batch size and model."""
+    headings = ("batch", "images/s", "95 % interval", "p50 ms", "p99 ms", "time ratio [95 %]")
+    result = console.table("throughput, inferences one after the other", "", *headings)
+    for row in report.throughput:
+        result.add_row("model", *_batch_cells(row.batch, row.model), "" if row.ratio is None else _shown(row.ratio))
+        if row.baseline is not None:
+            result.add_row("baseline", *_batch_cells(row.batch, row.baseline), "1")
+    return result
+
+
+def _batch_cells(batch: int, times: BatchTimes) -> tuple[str, ...]:
+    rates = (times.images_per_second, times.images_per_second_low, times.images_per_second_high)
+    value, low, high = (f"{rate:,.4g}" if rate < 1e4 else f"{rate:,.0f}" for rate in rates)
+    return f"{batch}", value, f"{low} - {high}", f"{times.p50_ms:.4g}", f"{times.p99_ms:.4g}"
+
+
+REALTIME_NOTE = (
+    "a frame waits for the one before it and is dropped when a newer one arrives; response: from its arrival to its "
+    "result, dropped frames left out"
+)
+
+
+def realtime_table(realtime: Realtime) -> Table:
+    """A row for the model, one for its baseline."""
+    title = f"frames every {realtime.period_ms:g} ms, deadline {realtime.deadline_ms:g} ms"
+    headings = ("frames", "missed", "of them dropped", "share", "longest run", "response p50", "p99", "inference p50")
+    result = console.table(title, "", *headings)
+    for name, frames in (("model", realtime.model), ("baseline", realtime.baseline)):
+        if frames is not None:
+            counts = (f"{frames.frames:,}", f"{frames.missed:,}", f"{frames.dropped:,}", f"{frames.missed_share:.2%}")
+            times = (frames.response_p50_ms, frames.response_p99_ms, frames.inference_p50_ms)
+            result.add_row(name, *counts, f"{frames.longest_run}", *(f"{time:.4g}" for time in times))
+    return result
 
 
 def verdict_line(report: LatencyReport) -> str:

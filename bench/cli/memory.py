@@ -9,7 +9,7 @@ from rich.table import Table
 from bench.cli import console, options
 from bench.files import require_writable
 from bench.measure.memory import memory
-from bench.report import MemoryReport, MemoryResult
+from bench.report import MemoryReport, MemoryResult, StaticMemory
 
 MIB = 1 << 20
 
@@ -19,6 +19,8 @@ def memory_command(
     baseline: options.Baseline = None,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
+    pin: options.Pin = None,
+    provider: options.Provider = "cpu",
     repeats: Annotated[int, typer.Option(help="Fresh processes for each model, at least 1.")] = 3,
     batch: options.Batch = None,
     shape: options.Shape = None,
@@ -26,7 +28,7 @@ def memory_command(
     timeout: options.Timeout = 600.0,
     json: options.Json = None,
 ) -> None:
-    """Measure file size and resident memory, each model alone in fresh processes."""
+    """Measure file size and resident memory, each model alone in fresh processes; and what its graph needs at least."""
     if json is not None:
         require_writable(json)
         options.refuse_same(json, model, baseline)
@@ -36,6 +38,8 @@ def memory_command(
             baseline,
             device=device,
             threads=threads,
+            pin=options.parse_numbers("--pin", pin),
+            provider=provider,
             repeats=repeats,
             batch=batch,
             shapes=options.parse_shapes(shape),
@@ -45,7 +49,9 @@ def memory_command(
         )
     if json is not None:
         report.save(json)
-    console.stdout().print(memory_table(report))
+    out = console.stdout()
+    out.print(memory_table(report))
+    out.print(static_table(report))
     console.print_notes(report, report.model.inputs)
 
 
@@ -66,6 +72,27 @@ def memory_table(report: MemoryReport) -> Table:
         ]
         result.add_row("model/baseline", "", f"{ratios.file_bytes:.3f}", "", *shown, "")
     return result
+
+
+def static_table(report: MemoryReport) -> Table:
+    """What the graphs need whatever the runtime: a row for the model, one for its baseline, one for their ratios."""
+    headings = ("weight bytes", "peak activation bytes", "", "in the file's order")
+    result = console.table("by the graph alone, best order of execution", "", *headings)
+    result.add_row("model", *_static_cells(report.model.static))
+    if report.baseline is not None:
+        result.add_row("baseline", *_static_cells(report.baseline.static))
+    if report.ratios is not None:
+        ratios = (report.ratios.weight_bytes, report.ratios.peak_activation_bytes)
+        weights, peak = ("" if ratio is None else f"{ratio:.3f}" for ratio in ratios)
+        result.add_row("model/baseline", weights, peak, "", "")
+    return result
+
+
+def _static_cells(static: StaticMemory) -> tuple[str, ...]:
+    if static.peak_activation_bytes is None:
+        return f"{static.weight_bytes:,}", "unknown", escape(f"{static.unknown_because}"), ""
+    proof = "exact" if static.peak_is_exact else f"at most; at least {static.lower_bound_bytes:,}"
+    return f"{static.weight_bytes:,}", f"{static.peak_activation_bytes:,}", proof, f"{static.file_order_bytes:,}"
 
 
 def _cells(result: MemoryResult) -> tuple[str, ...]:

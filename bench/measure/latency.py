@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import BenchError
-from bench.measure.runs import Progress, answers, host_of, now, request_of, require_unchanged
+from bench.measure.realtime import Deadline, realtime
+from bench.measure.realtime import requests as realtime_requests
+from bench.measure.runs import Progress, answers, fallen_back, host_of, now, request_of, require_unchanged
+from bench.measure.throughput import throughput
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import Host, MeasuredModel
-from bench.report import Latency, LatencyReport, LatencyResult, Settings
+from bench.protocol import CPU_PROVIDER, Answer, Host, LatencySamples, MeasuredModel
+from bench.report import Latency, LatencyReport, LatencyResult, Realtime, Settings
 from bench.stats import MIN_RUNS, Ratio, far_out, median_interval, ratio_of_medians
 
-# Half the width of an interval from which a figure is called noisy: differences that people act on are about this size.
 NS_PER_MS = 1e6
+# Half the width of an interval from which a figure is called noisy: differences that people act on are about this size.
 NOISY_HALF_WIDTH = 0.05
 IDLE_LOAD = 0.5  # a desktop or the end of the previous command; a whole busy process is 1
 MAX_ADVISED_RUNS = 100  # beyond, a quieter machine is the better advice
@@ -28,11 +31,15 @@ def latency(
     *,
     device: str = "cpu",
     threads: int = 1,
+    pin: Sequence[int] = (),
+    provider: str = CPU_PROVIDER,
     runs: int = 10,
     min_seconds: float = 2.0,
     samples: int = 200,
     batch: int | None = None,
+    batches: Sequence[int] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    deadline: Deadline | None = None,
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
@@ -44,11 +51,16 @@ def latency(
         baseline: ONNX file to compare with, usually the dense network; loaded in the same processes.
         device: A key of ``bench.targets.TARGETS``, with ``:address`` where the target takes one.
         threads: Intra-op threads of ONNX Runtime.
+        pin: Cores to which the workers restrict themselves; none leaves them free.
+        provider: Execution provider of ONNX Runtime, with or without the ending ``ExecutionProvider``.
         runs: Fresh processes; the unit of the interval, see ``bench/stats.py``.
-        min_seconds: Of sampling for each model, over all runs.
-        samples: Of each model at least, over all runs.
+        min_seconds: Of sampling for each model and batch size, over all runs.
+        samples: Of each model and batch size at least, over all runs.
         batch: Size of every open first dimension; 1 by default.
+        batches: Sizes of every open first dimension for which the throughput is wanted, in place of `batch`; the first
+            is the one of the other figures.
         shapes: Whole shapes of inputs by name; other open sizes are 1.
+        deadline: Feed the models at a fixed period too, and count missed deadlines.
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each run with the runs done and their number.
@@ -56,14 +68,17 @@ def latency(
     Raises:
         BenchError: The request makes no sense, or a model could not be measured.
     """
+    sizes = _sizes(batch, batches)
     settings = Settings(
         threads=threads,
-        batch=batch,
+        batch=sizes[0],
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         runs=runs,
         min_seconds=min_seconds,
         min_samples=samples,
         seed=seed,
+        pin=tuple(pin),
+        provider=provider,
     )
     if runs < MIN_RUNS:
         raise BenchError(f"runs is {runs}, expected at least {MIN_RUNS}: an interval of fewer runs means nothing")
@@ -71,52 +86,98 @@ def latency(
     files = [describe(Path(path)) for path in paths]
     request = request_of("latency", paths, settings)
     # What is loaded first comes to lie elsewhere in memory: every other process loads, and samples, the other way.
-    requests = [replace(request, models=paths[:: _step(run)]) for run in range(runs)]
-    found = list(answers(device, requests, timeout_s, progress))
-    in_order = [answer.models[:: _step(run)] for run, answer in enumerate(found)]
+    steady = [replace(request, models=paths[:: _step(run)], batch=size) for run in range(runs) for size in sizes]
+    frames = [] if deadline is None else realtime_requests(deadline, request)
+    found = list(answers(device, [*steady, *frames], timeout_s, progress))
     require_unchanged(files, paths)
-    results = [_result(file, measured) for file, *measured in zip(files, *in_order, strict=True)]
+    by_size = [_in_order(found[place : len(steady) : len(sizes)]) for place in range(len(sizes))]
+    results = [_result(file, measured) for file, measured in zip(files, by_size[0], strict=True)]
+    settings = replace(settings, provider=by_size[0][0][0].provider)
     host = host_of(found[0])
     ratio = _ratio(*results) if baseline is not None else None
+    command = advised(paths, device, settings, batches)
+    fallen = fallen_back(zip(files, by_size[0], strict=True))
     return LatencyReport(
         measure="latency",
         created=now(),
         device=device,
         settings=settings,
         host=host,
-        warnings=doubts(advised(paths, device, settings), settings, host, results, ratio),
+        warnings=(*doubts(command, settings, host, results, ratio), *fallen),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=ratio,
         verdict=None if ratio is None else ratio.verdict,
+        throughput=tuple(throughput(size, *map(_samples, by_size[place])) for place, size in enumerate(batches)),
+        realtime=None if deadline is None else _realtime(deadline, found[len(steady) :], len(paths)),
     )
+
+
+def _sizes(batch: int | None, batches: Sequence[int]) -> tuple[int | None, ...]:
+    """The batch sizes to measure.
+
+    Raises:
+        BenchError: Both are given, or a size is given twice or below 1.
+    """
+    if not batches:
+        return (batch,)
+    if batch is not None:
+        raise BenchError(f"batch is {batch} and batches are {','.join(map(str, batches))}: give one of them")
+    if len(set(batches)) < len(batches) or min(batches) < 1:
+        raise BenchError(f"batches are {','.join(map(str, batches))}, expected different sizes of 1 or more")
+    return tuple(batches)
 
 
 def _step(run: int) -> int:
     return -1 if run % 2 else 1
 
 
-def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> LatencyResult:
-    """One model's figures from its samples of every run."""
+def _in_order(found: Sequence[Answer]) -> list[list[MeasuredModel]]:
+    """``[model][run]`` of one batch size, the model before its baseline in every run."""
+    runs = [answer.models[:: _step(run)] for run, answer in enumerate(found)]
+    return [list(models) for models in zip(*runs, strict=True)]
+
+
+def _samples(measured: Sequence[MeasuredModel]) -> tuple[LatencySamples, ...]:
+    """One model's samples of every run.
+
+    Raises:
+        BenchError: An answer holds none.
+    """
     runs = tuple(model.latency for model in measured if model.latency is not None)
     if len(runs) != len(measured):
         raise BenchError("worker's answer: latency is missing; the worker is not the one of this bench")
+    return runs
+
+
+def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> LatencyResult:
+    """One model's figures from its samples of every run."""
+    runs = _samples(measured)
     samples = np.concatenate([run.samples_ns for run in runs]) / NS_PER_MS
-    p50, p90, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.99)))
+    p50, p90, p95, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.95, 0.99)))
     low, high = median_interval([run.samples_ns for run in runs])
+    cold = [run for run in runs if run.loaded_first]
     figures = Latency(
         p50_ms=p50,
         p50_low_ms=low / NS_PER_MS,
         p50_high_ms=high / NS_PER_MS,
         p90_ms=p90,
+        p95_ms=p95,
         p99_ms=p99,
         mean_ms=float(samples.mean()),
         min_ms=float(samples.min()),
         samples=len(samples),
         outliers=far_out(samples),
+        load_ms=float(np.median([run.load_ns for run in cold])) / NS_PER_MS,
+        first_inference_ms=float(np.median([run.first_inference_ns for run in cold])) / NS_PER_MS,
+        cold_starts=len(cold),
         runs=runs,
     )
     return LatencyResult(file=file, inputs=measured[0].inputs, latency=figures)
+
+
+def _realtime(deadline: Deadline, found: Sequence[Answer], models: int) -> Realtime:
+    return realtime(deadline, [model for answer in found for model in answer.models], models)
 
 
 def _ratio(model: LatencyResult, baseline: LatencyResult) -> Ratio:
@@ -129,8 +190,9 @@ def doubts(
     """What makes the figures doubtful, and what to run next: `command` with more runs."""
     found = []
     threads, cores, load = settings.threads, host.usable_cores, host.load_average_1min
-    if threads > cores:
-        found.append(f"{threads} threads share {cores} cores: run with --threads {cores}")
+    own = len(settings.pin) or cores
+    if threads > own:
+        found.append(f"{threads} threads share {own} cores: run with --threads {own}")
     if load is not None and load + threads > cores + IDLE_LOAD:
         found.append(
             f"other processes were running: load average {load:.1f} before the start, and {threads} of {cores} cores "
@@ -155,12 +217,17 @@ def doubts(
     return tuple(found)
 
 
-def advised(paths: Sequence[str], device: str, settings: Settings) -> list[str]:
+def advised(paths: Sequence[str], device: str, settings: Settings, batches: Sequence[int] = ()) -> list[str]:
     """The words that measure the same again, as long as by default."""
     words = ["bench", "latency", paths[0], *(["--baseline", paths[1]] if len(paths) > 1 else []), "--device", device]
-    words += [] if settings.batch is None else ["--batch", f"{settings.batch}"]
+    if batches:
+        words += ["--batches", ",".join(map(str, batches))]
+    elif settings.batch is not None:
+        words += ["--batch", f"{settings.batch}"]
     for name, shape in settings.shapes.items():
         words += ["--shape", f"{name}={','.join(map(str, shape))}"]
+    words += ["--pin", ",".join(map(str, settings.pin))] if settings.pin else []
+    words += ["--provider", settings.provider] if settings.provider != CPU_PROVIDER else []
     return [*words, "--threads", f"{settings.threads}"]
 
 

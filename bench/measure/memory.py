@@ -1,16 +1,19 @@
 """Memory: resident bytes of each model alone in fresh processes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bench.errors import BenchError
-from bench.measure.runs import Progress, answers, host_of, now, request_of, require_unchanged
+from bench.measure.activations import static_memory
+from bench.measure.runs import Progress, answers, fallen_back, host_of, now, request_of, require_unchanged
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import MeasuredModel
-from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings
+from bench.protocol import CPU_PROVIDER, MeasuredModel
+from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings, StaticMemory
 
+REPEATABLE = 0.02  # of the peak: what processes of one model differed by at most on quiet and on busy machines
 INFERENCES = 10  # of each process; ONNX Runtime's arena has reached its size after the second
 
 
@@ -20,6 +23,8 @@ def memory(
     *,
     device: str = "cpu",
     threads: int = 1,
+    pin: Sequence[int] = (),
+    provider: str = CPU_PROVIDER,
     repeats: int = 3,
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -34,6 +39,8 @@ def memory(
         baseline: ONNX file to compare with, usually the dense network.
         device: A key of ``bench.targets.TARGETS``, with ``:address`` where the target takes one.
         threads: Intra-op threads of ONNX Runtime; each has a stack.
+        pin: Cores to which the workers restrict themselves; none leaves them free.
+        provider: Execution provider of ONNX Runtime, with or without the ending ``ExecutionProvider``.
         repeats: Fresh processes for each model; the figures are their medians.
         batch: Size of every open first dimension; 1 by default.
         shapes: Whole shapes of inputs by name; other open sizes are 1.
@@ -54,30 +61,34 @@ def memory(
         min_seconds=0.0,
         min_samples=INFERENCES * repeats,
         seed=seed,
+        pin=tuple(pin),
+        provider=provider,
     )
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
     requests = [request_of("memory", (path,), settings) for _ in range(repeats) for path in paths]
     found = list(answers(device, requests, timeout_s, progress))
     require_unchanged(files, paths)
-    results = [
-        _result(file, [measured for answer in found[place :: len(paths)] for measured in answer.models])
-        for place, file in enumerate(files)
+    by_model = [
+        [measured for answer in found[place :: len(paths)] for measured in answer.models] for place in range(len(paths))
     ]
+    settings = replace(settings, provider=by_model[0][0].provider)
+    static = [static_memory(Path(path), settings, timeout_s) for path in paths]
+    results = [_result(*each) for each in zip(files, by_model, static, strict=True)]
     return MemoryReport(
         measure="memory",
         created=now(),
         device=device,
         settings=settings,
         host=host_of(found[0]),
-        warnings=_warnings(results[0]),
+        warnings=(*_warnings(results, settings), *fallen_back(zip(files, by_model, strict=True))),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratios=_ratios(*results) if baseline is not None else None,
     )
 
 
-def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> MemoryResult:
+def _result(file: OnnxFile, measured: Sequence[MeasuredModel], static: StaticMemory) -> MemoryResult:
     """One model's medians."""
     runs = tuple(model.memory for model in measured if model.memory is not None)
     if len(runs) != len(measured):
@@ -96,16 +107,23 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> MemoryResult:
         spread_bytes=max(peaks) - min(peaks),
         runs=runs,
     )
-    return MemoryResult(file=file, inputs=measured[0].inputs, memory=figures)
+    return MemoryResult(file=file, inputs=measured[0].inputs, memory=figures, static=static)
 
 
 def _ratios(model: MemoryResult, baseline: MemoryResult) -> MemoryRatios:
     ours, theirs = model.memory, baseline.memory
+    static, static_theirs = model.static, baseline.static
+
+    def ratio(value: int | None, other: int | None) -> float | None:
+        return value / other if value is not None and other else None
+
     return MemoryRatios(
         file_bytes=model.file.file_bytes / baseline.file.file_bytes,
         model_rss_bytes=ours.model_rss_bytes / theirs.model_rss_bytes,
         peak_rss_bytes=ours.peak_rss_bytes / theirs.peak_rss_bytes,
         peak_over_bare_bytes=ours.peak_over_bare_bytes / theirs.peak_over_bare_bytes,
+        weight_bytes=ratio(static.weight_bytes, static_theirs.weight_bytes),
+        peak_activation_bytes=ratio(static.peak_activation_bytes, static_theirs.peak_activation_bytes),
     )
 
 
@@ -118,6 +136,14 @@ _DOUBTS = {
 }
 
 
-def _warnings(result: MemoryResult) -> tuple[str, ...]:
-    methods = sorted({run.method for run in result.memory.runs})
-    return tuple(_DOUBTS[method] for method in methods if method in _DOUBTS)
+def _warnings(results: Sequence[MemoryResult], settings: Settings) -> tuple[str, ...]:
+    methods = sorted({run.method for result in results for run in result.memory.runs})
+    found = [_DOUBTS[method] for method in methods if method in _DOUBTS]
+    for result in results:
+        spread = result.memory.spread_bytes / result.memory.peak_rss_bytes
+        if spread > REPEATABLE:
+            found.append(
+                f"the peaks of {result.file.file_name} differ by {spread:.0%} from process to process, more than "
+                f"{REPEATABLE:.0%}: run with --repeats {2 * settings.runs}"
+            )
+    return tuple(found)

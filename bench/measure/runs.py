@@ -1,14 +1,14 @@
 """Several requests to one target, within one time limit."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import Answer, Host, Request
+from bench.protocol import Answer, Host, MeasuredModel, Request
 from bench.report import Settings
 from bench.targets import find_target
 
@@ -27,6 +27,8 @@ def request_of(measure: str, models: tuple[str, ...], settings: Settings) -> Req
         min_seconds=settings.min_seconds / settings.runs,
         min_samples=-(-settings.min_samples // settings.runs),
         limit_seconds=0.0,
+        pin=settings.pin,
+        provider=settings.provider,
     )
 
 
@@ -66,6 +68,20 @@ def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:
     for file, path in zip(before, paths, strict=True):
         if describe(Path(path)) != file:
             raise BenchError(f"{path} changed while it was measured; measure again")
+
+
+def fallen_back(measured: Iterable[tuple[OnnxFile, Sequence[MeasuredModel]]]) -> tuple[str, ...]:
+    """Which models run in part on another provider than the one asked for; of each, what the first process said."""
+    found = []
+    for file, (first, *_) in measured:
+        nodes = first.nodes_by_provider or {}
+        others = {name: count for name, count in nodes.items() if name != first.provider}
+        found += [
+            f"{file.file_name}: {count} of {sum(nodes.values())} nodes run on {name}, since {first.provider} does not "
+            "take them; see which: bench profile"
+            for name, count in others.items()
+        ]
+    return tuple(found)
 
 
 def host_of(answer: Answer) -> Host:

@@ -31,7 +31,7 @@ def test_latency_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path
     data = json.loads(out.read_text())
     assert (data["format"], data["version"], data["measure"]) == ("bench-report", 1, "latency")
     assert [len(run["samples_ns"]) for run in data["baseline"]["latency"]["runs"]] == [2] * 6
-    for text in ("small.onnx", "dense.onnx", "p50", "p90", "p99", "ratio", "image [1, 1, 8, 8] float", "host: "):
+    for text in ("small.onnx", "dense.onnx", "p50", "p90", "p95", "p99", "ratio", "image [1, 1, 8, 8] float", "host: "):
         assert text in printed
     assert f"{report.model.latency.p50_ms:.4g}" in printed
     assert f"{report.ratio.value:.3f} [{report.ratio.low:.3f}, {report.ratio.high:.3f}]" in printed
