@@ -31,6 +31,7 @@ class Request:
         provider: Execution provider of ONNX Runtime, with or without the ending ``ExecutionProvider``, in any case.
         period_ns: Time between frames, for ``periodic`` alone.
         outputs: Values inside the graph whose shapes are wanted, for ``shapes`` alone.
+        counter: File to which an emulator writes counts of instructions, for ``instructions`` alone.
     """
 
     HEADER: ClassVar[codec.Header] = ("bench-request", 1)
@@ -49,6 +50,7 @@ class Request:
     provider: str = CPU_PROVIDER
     period_ns: int = 0
     outputs: tuple[str, ...] = ()
+    counter: str | None = None
 
     def to_json(self) -> str:
         """As the worker reads it."""
@@ -202,6 +204,37 @@ class Value:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a model computed from the seed's inputs.
+
+    Attributes:
+        dtype: numpy's name.
+        shape: Of the whole output.
+        stride: `values` holds every so-many-th value of the flattened output; 1 but for large ones.
+        values: Little-endian bytes in base64.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: int
+    values: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionSamples:
+    """Instructions that one process executed for one model.
+
+    Attributes:
+        counts: Of single inferences, in order; ONNX Runtime's call from Python is in them.
+        marking: Of the marks between inferences; subtracted from `counts`.
+    """
+
+    counts: tuple[int, ...]
+    marking: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasuredModel:
     """What one process found out about one model: the measure asked for is there, the others are None.
 
@@ -216,6 +249,8 @@ class MeasuredModel:
     periodic: PeriodicSamples | None = None
     profile: ProfileSamples | None = None
     shapes: tuple[Value, ...] | None = None
+    outputs: tuple[Output, ...] | None = None
+    instructions: InstructionSamples | None = None
     provider: str = CPU_PROVIDER
     nodes_by_provider: dict[str, int] | None = None
 

@@ -788,7 +788,7 @@ def measure_instructions(request: dict[str, Any]) -> list[dict[str, Any]]:
         raise RefusedError(
             f"the counting plugin wrote {len(marks)} counts, expected {expected}: its counts are not ours"
         )
-    between = [after - before for before, after in zip(marks, marks[1:])]
+    between = np.diff(marks).tolist()
     empty = between[SETTLING_MARKS - 2]
     counts = {"marking": empty, "counts": [count - empty for count in between[SETTLING_MARKS - 1 :]]}
     return [{"inputs": model.inputs(), "instructions": counts, "outputs": outputs_of(model)}]
