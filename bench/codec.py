@@ -61,6 +61,16 @@ def parse(text: str, header: Header, source: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("format", "version")}
 
 
+def format_of(text: str) -> str | None:
+    """The format that a document names; None where it is no JSON object or names none."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    name = data.get("format") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def read(cls: type[T], data: Any, where: str) -> T:
     """A value of type `cls` from parsed JSON.
 

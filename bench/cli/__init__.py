@@ -11,6 +11,7 @@ from bench.cli.compare import compare_command
 from bench.cli.gate import gate_command
 from bench.cli.latency import latency_command
 from bench.cli.memory import memory_command
+from bench.cli.report import report_command
 from bench.errors import BenchError
 
 EXIT_NOT_MEASURED = 2
@@ -63,6 +64,11 @@ COMMANDS: dict[str, Command] = {
             "bench gate small.onnx --budget budget.toml",
             "bench gate small.onnx --budget budget.toml --baseline dense.onnx --junit gate.xml --markdown gate.md",
         ),
+    ),
+    "report": Command(
+        report_command,
+        "Reports as one HTML page.",
+        ("bench report latency.json memory.json --html report.html",),
     ),
 }
 
