@@ -89,10 +89,14 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "export": Command(
-        "compress.cli.export:export_command",
-        "Write a run's network as a verified ONNX file.",
+        "compress.cli.export.command:export_command",
+        "Write a network as a verified ONNX file, in 8 bits if wanted.",
         (
             "compress export runs/demo --onnx demo.onnx",
+            "compress export runs/demo --onnx demo-int8.onnx --int8 --max-drop 0.005",
+            "compress export runs/demo --onnx demo.onnx --with-preprocess --layout nhwc --ort",
+            "compress export my_net.py:make --onnx net.onnx --image-size 64 --classes 5 --fp16",
+            "compress export model.onnx --onnx small.onnx",
             "compress export runs/demo --onnx demo-dense.onnx --dense",
             "bench latency demo.onnx --baseline demo-dense.onnx --device cpu",
         ),

@@ -16,7 +16,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from compress.cli.export import export_command, next_command, preprocessing
+from compress.cli.export.command import export_command
+from compress.cli.export.facts import preprocessing
+from compress.cli.export.following import next_command
+from compress.cli.export.options import Options
 from compress.errors import CheckpointError, CompressError, DataError
 from compress.train.recipe import resolve
 from compress.train.rundir import load_data, open_run
@@ -105,6 +108,10 @@ def classify(tmp_path, monkeypatch, capsys):
     return run
 
 
+def asked(onnx, **options):
+    return Options(source="a run", onnx=onnx, **options)
+
+
 def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -133,7 +140,7 @@ def test_compact_network_is_written_and_agrees_on_real_images(run_dir, tmp_path,
     printed = capsys.readouterr().out
     assert f"{path.stat().st_size:,}" in printed
     assert "18 (ONNX Runtime 1.14 and later)" in printed
-    assert printed.splitlines()[-1] == next_command(run, path, dense=False)
+    assert printed.splitlines()[-1] == next_command(run, asked(path))
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
@@ -181,7 +188,8 @@ def test_the_readmes_example_prepares_grey_images_to_one_grey_level(run_dir, cla
 def test_a_run_whose_images_were_not_scaled_says_so(run_dir):
     run = open_run(run_dir)
     data = run.config.data.model_copy(update={"image_size": None})
-    assert preprocessing(replace(run, config=run.config.model_copy(update={"data": data})))["resize"] is None
+    unscaled = replace(run, config=run.config.model_copy(update={"data": data}))
+    assert preprocessing(unscaled, asked(Path("m.onnx")))["resize"] is None
 
 
 @pytest.mark.parametrize("dynamic_batch", [False, True])
@@ -237,10 +245,10 @@ def test_next_command_makes_the_missing_half(run_dir, name, dense, expected):
     files = (expected, name) if dense else (name, expected)
     option = "" if dense else " --dense"
     bench = "bench latency {} --baseline {} --device cpu".format(*files)
-    assert next_command(run, Path(name), dense=dense) == (
+    assert next_command(run, asked(Path(name), dense=dense)) == (
         f"compress export 'a run' --onnx {expected}{option} && {bench}"
     )
-    assert next_command(run, Path(name), dense=dense, dynamic_batch=True, opset=20) == (
+    assert next_command(run, asked(Path(name), dense=dense, dynamic_batch=True, opset=20)) == (
         f"compress export 'a run' --onnx {expected}{option} --dynamic-batch --opset 20 && {bench}"
     )
 
@@ -250,16 +258,16 @@ def test_next_command_exports_anew_what_cannot_be_compared(run_dir, tmp_path):
     bench = f"bench latency {compact} --baseline {dense} --device cpu"
     again = f"compress export {run_dir} --onnx {dense} --dense --dynamic-batch && {bench}"
     dense.write_text("no ONNX")
-    assert next_command(run, compact, dense=False, dynamic_batch=True) == again
+    assert next_command(run, asked(compact, dynamic_batch=True)) == again
     export_command(run_dir, dense)  # the compact network, by a slip
-    assert next_command(run, compact, dense=False) == again.replace(" --dynamic-batch", "")
+    assert next_command(run, asked(compact)) == again.replace(" --dynamic-batch", "")
     export_command(run_dir, dense, dense=True)
-    assert next_command(run, compact, dense=False) == bench
-    assert next_command(run, compact, dense=False, dynamic_batch=True) == again
+    assert next_command(run, asked(compact)) == bench
+    assert next_command(run, asked(compact, dynamic_batch=True)) == again
     export_command(run_dir, dense, dense=True, dynamic_batch=True)
-    assert next_command(run, compact, dense=False, dynamic_batch=True) == bench
+    assert next_command(run, asked(compact, dynamic_batch=True)) == bench
     other_run = replace(run, summary={**run.summary, "hash": "0" * 64})
-    assert next_command(other_run, compact, dense=False, dynamic_batch=True) == again
+    assert next_command(other_run, asked(compact, dynamic_batch=True)) == again
 
 
 def test_bad_input_is_refused_and_leaves_nothing(run_dir, tmp_path):

@@ -1,0 +1,142 @@
+"""Where a network to export comes from: a run directory, a factory in a Python file, an ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.cli.export.options import FLOAT32, INT8, Options
+from compress.errors import CompressError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from compress.cli.export.images import RunImages
+    from compress.train.rundir import Run
+    from export import Graph, Interface
+
+REAL_IMAGES = 32
+"""Validation images on which the file is held against the torch model; a second or two for 224x224 images."""
+
+REAL_BATCH = 8
+"""Images at a time where the batch is dynamic; one where it is not."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network, verified in memory.
+
+    Attributes:
+        graph: The network in float32.
+        run: Where it comes from, if it comes from a run.
+        images: Of that run; None where they are gone.
+    """
+
+    graph: Graph
+    run: Run | None = None
+    images: RunImages | None = None
+
+
+def open_source(options: Options) -> Source:
+    """Export or read the network.
+
+    Raises:
+        CompressError: It cannot be opened, or was asked for what such a source cannot give.
+        ExportError: It cannot be exported or verified.
+    """
+    if Path(options.source).suffix == ".onnx":
+        return _from_onnx(options)
+    if options.source.rpartition(":")[0].endswith(".py"):
+        return _from_factory(options)
+    return _from_run(options)
+
+
+def _from_onnx(options: Options) -> Source:
+    from export import read_graph
+
+    _refuse_for(
+        "an ONNX file has its interface already",
+        options,
+        "dense",
+        "with_preprocess",
+        "dynamic_batch",
+        "dynamic_size",
+        "input_name",
+        "output_name",
+    )
+    _refuse_int8(options)
+    return Source(read_graph(Path(options.source), opset=options.opset))
+
+
+def _from_factory(options: Options) -> Source:
+    import torch
+
+    from compress.models import build
+    from export import graph_of
+
+    _refuse_for("a factory gives a network and nothing more", options, "dense", "with_preprocess")
+    _refuse_int8(options)
+    channels, height, width = options.image_shape
+    model = build(options.source, num_classes=options.classes, in_channels=channels, image_size=height)
+    return Source(graph_of(model, (torch.zeros(1, channels, height, width),), _interface(options)))
+
+
+def _from_run(options: Options) -> Source:
+    import torch
+
+    from compress.train.rundir import open_run
+    from export import Preprocess, WithPreprocess, graph_of
+
+    run = open_run(Path(options.source))
+    images, note = _images(run, options)
+    example = torch.zeros(1, *run.image_shape)
+    model = run.dense_model() if options.dense else run.model()
+    if options.with_preprocess:
+        preprocess = Preprocess(run.mean, run.std, options.layout)
+        model = WithPreprocess(model, preprocess)
+        levels = torch.arange(example.numel()).remainder(256).to(torch.uint8)  # random images take the same range
+        example = preprocess.arranged(levels.reshape(example.shape))
+    real = images.first(REAL_IMAGES) if images is not None else example[:0]
+    size = REAL_BATCH if options.dynamic_batch else 1
+    batches = [(real[start : start + size],) for start in range(0, len(real), size)]
+    graph = graph_of(model.eval(), (example,), _interface(options), extra_inputs=batches)
+    return Source(graph.noting(*note), run, images)
+
+
+def _images(run: Run, options: Options) -> tuple[RunImages | None, list[str]]:
+    """The run's images; none, and a note, where the data set is gone and can be done without."""
+    from compress.cli.export.images import RunImages
+
+    try:
+        return RunImages(run, options), []
+    except DataError as error:
+        if options.precision == INT8:
+            raise DataError(f"--int8 calibrates on the run's training images: {error}") from error
+        unmeasured = "" if options.precision == FLOAT32 else ", and the accuracy is not known"
+        return None, [f"verified on random batches alone{unmeasured}, for want of images: {error}"]
+
+
+def _interface(options: Options) -> Interface:
+    from export import Interface
+
+    return Interface(
+        opset=options.opset,
+        dynamic_batch=options.dynamic_batch,
+        dynamic_size=options.dynamic_size,
+        input_names=None if options.input_name is None else [options.input_name],
+        output_names=None if options.output_name is None else [options.output_name],
+    )
+
+
+def _refuse_for(reason: str, options: Options, *names: str) -> None:
+    default = Options(source=options.source, onnx=options.onnx)
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != getattr(default, name)]
+    if given:
+        raise ConfigError(f"{options.source}: {', '.join(given)} cannot be given, {reason}")
+
+
+def _refuse_int8(options: Options) -> None:
+    if options.precision == INT8:
+        raise CompressError(
+            f"--int8 needs a run directory: it calibrates on the run's training images, and {options.source} has none; "
+            "--fp16 and --weights-int8 need no images; in Python, export.to_int8 takes any"
+        )
