@@ -5,6 +5,7 @@ field numbers of onnx.proto, hence no dependency on the onnx package.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from bench.protobuf import fields, inside
 
 # Of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, EXTERNAL_DATA_OF_TENSOR = 7, 5, 13
+NODE_OF_GRAPH, ATTRIBUTE_OF_NODE = 1, 5
+TENSORS_OF_ATTRIBUTE, GRAPHS_OF_ATTRIBUTE = (5, 10), (6, 11)
 METADATA_OF_MODEL = 14
 KEY_OF_ENTRY, VALUE_OF_ENTRY = 1, 2
 
@@ -40,7 +43,7 @@ def describe(path: Path) -> OnnxFile:
     content = _read(path, "model file")
     digest, size = hashlib.sha256(content), len(content)
     for name in external_files(content):
-        part = _read(path.with_name(name), f"the weights of {path}, file")
+        part = _read(path.parent / name, f"the weights of {path}, file")
         digest.update(part)
         size += len(part)
     return OnnxFile(file_name=path.name, sha256=digest.hexdigest(), file_bytes=size)
@@ -55,12 +58,24 @@ def external_files(content: bytes) -> list[str]:
         entries = [
             {number: bytes(text) for number, text in fields(entry)}
             for graph in inside(memoryview(content), GRAPH_OF_MODEL)
-            for tensor in inside(graph, INITIALIZER_OF_GRAPH)
+            for tensor in _tensors(graph)
             for entry in inside(tensor, EXTERNAL_DATA_OF_TENSOR)
         ]
         return sorted({entry[VALUE_OF_ENTRY].decode() for entry in entries if entry.get(KEY_OF_ENTRY) == b"location"})
     except (IndexError, KeyError, UnicodeDecodeError):
         return []
+
+
+def _tensors(graph: memoryview) -> Iterator[memoryview]:
+    """The weights and constants of a graph, and of the graphs inside of its nodes (If, Loop)."""
+    yield from inside(graph, INITIALIZER_OF_GRAPH)
+    for node in inside(graph, NODE_OF_GRAPH):
+        for attribute in inside(node, ATTRIBUTE_OF_NODE):
+            for number, content in fields(attribute):
+                if number in TENSORS_OF_ATTRIBUTE:
+                    yield content
+                elif number in GRAPHS_OF_ATTRIBUTE:
+                    yield from _tensors(content)
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -1,7 +1,9 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from bench.errors import BenchError
@@ -27,6 +29,46 @@ def test_weights_in_another_file_count(make_convs, tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(BenchError, match=r"the weights of .*outside.onnx, file not found: .*outside.data"):
         describe(path)
+
+
+def test_weights_in_a_folder_and_inside_of_branches_count(tmp_path: Path) -> None:
+    def tensor(name: str, location: str) -> onnx.TensorProto:
+        value = onnx.numpy_helper.from_array(np.ones(4, np.float32), name)
+        onnx.external_data_helper.set_external_data(value, location, offset=0, length=16)
+        value.ClearField("raw_data")
+        return value
+
+    def value(name: str, kind: int) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, kind, [])
+
+    (tmp_path / "weights").mkdir()
+    names = ["weights/else.bin", "weights/then.bin", "weights/top.bin"]
+    for place, name in enumerate(names):
+        (tmp_path / name).write_bytes(np.full(4, place, np.float32).tobytes())
+    branches = {
+        f"{branch}_branch": onnx.helper.make_graph(
+            [onnx.helper.make_node("Add", ["top", branch], [f"out_{branch}"])],
+            branch,
+            [],
+            [value(f"out_{branch}", onnx.TensorProto.FLOAT)],
+            [tensor(branch, f"weights/{branch}.bin")],
+        )
+        for branch in ("then", "else")
+    }
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("If", ["which"], ["y"], **branches)],
+        "test",
+        [value("which", onnx.TensorProto.BOOL)],
+        [onnx.helper.make_empty_tensor_value_info("y")],
+        [tensor("top", "weights/top.bin")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "branches.onnx"
+    path.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"which": np.array(True)})[0].tolist() == [3.0] * 4  # what the files hold is used
+    assert external_files(path.read_bytes()) == names
+    assert describe(path).file_bytes == path.stat().st_size + 3 * 16
 
 
 @pytest.mark.parametrize("content", [b"", b"no protobuf at all", b"\xff" * 40, b"\x3a\x7f\x2a\x7f\x6a\x05"])
