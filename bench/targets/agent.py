@@ -70,8 +70,8 @@ class Wire:
                 count -= len(data[:count])
 
     def tell(self, reply: "dict[str, Any]") -> None:
-        """Send a reply."""
-        line = (self.token + " " + json.dumps(reply) + "\n").encode()
+        """Send a reply, on a line of its own whatever login scripts left unfinished."""
+        line = f"\n{self.token} {json.dumps(reply)}\n".encode()
         signal.alarm(self.patience_s)
         while line:
             line = line[os.write(1, line) :]
@@ -81,7 +81,8 @@ class Wire:
 def run(directory: Path, order: "dict[str, Any]") -> "dict[str, Any]":
     """A worker's return code and what it printed; ``late`` in place of a code if it took too long."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(tuple(order["unset"]))}
-    environment.update(order["set"])
+    # ONNX Runtime leaves a file (.ses) where temporary files go.
+    environment.update(order["set"], TMPDIR=str(directory))
     request = directory / "request.json"
     request.write_text(order["run"], encoding="utf-8")
     with request.open("rb") as file:

@@ -189,7 +189,8 @@ class RemoteSession:
 
         Raises:
             BenchError: It could not do what was asked, or the reply is none.
-            LostError, SlowError: There is none.
+            LostError: There is none, or but the one that the agent ends with.
+            SlowError: There is none in time.
         """
         line = self._channel.receive(deadline)
         try:
@@ -199,6 +200,8 @@ class RemoteSession:
         match reply:
             case {"error": str(message)}:
                 raise BenchError(f"{self._link.device}: {what} failed there: {launch.printable(message)}")
+            case {"left": _}:
+                raise LostError
             case dict():
                 return reply
             case _:

@@ -20,6 +20,7 @@ ADDRESS = re.compile(
     r"//(?:(?P<user>[^@/?]*)@)?(?P<host>\[[^]]*\]|[^]\[:/?@]*)(?::(?P<port>[^/?]*))?(?:\?python=(?P<python>.*))?",
     re.DOTALL,
 )
+PASSWORD = re.compile(r"//[^@/?\[]*:(?!\d*\?python=).*@", re.DOTALL)  # a colon in front of an @
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\]")
 PORT = re.compile(r"[0-9]{1,5}")
@@ -69,7 +70,7 @@ def ssh_link(address: str) -> Link:
     Raises:
         BenchError: The address is none, or not safe as a word of a command.
     """
-    if ":" in address.partition("?")[0].rpartition("@")[0]:
+    if PASSWORD.match(address):
         raise BenchError("--device ssh://...: passwords are not taken; copy a key to the device with ssh-copy-id")
     device = "ssh:" + address
     parts = ADDRESS.fullmatch(address)
