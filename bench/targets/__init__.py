@@ -10,6 +10,7 @@ from typing import Protocol
 from bench.errors import BenchError
 from bench.protocol import Answer, Request
 from bench.targets.local import LocalTarget
+from bench.targets.qemu.target import QemuTarget
 from bench.targets.ssh import SshTarget
 
 
@@ -33,6 +34,7 @@ class Target(Protocol):
 TARGETS: dict[str, Callable[[str], Target]] = {
     "cpu": LocalTarget,
     "ssh": SshTarget,
+    "arm64": QemuTarget,
 }
 
 
