@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from compress.graph import ChannelGraph, channel_graph
 from compress.surgery.apply import apply_, fold_, make_plan, replace_constants_
 from compress.surgery.bake import private_copy
 from compress.surgery.dead import Decision, find_dead
-from compress.surgery.graph_cut import Blocked, Traces
+from compress.surgery.graph_cut import Blocked, GraphCut, Traces
 from compress.surgery.plan import Plan, signature
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_failing, find_suspects
@@ -82,7 +82,9 @@ def cut_class(
             failing = failing_module(private_copy(small, parameter=lambda own: own), example_inputs)
             after = None if failing else _graph_or_none(small, example_inputs, graph)
             suspects = (
-                find_failing(graph, failing) if after is None else find_suspects(graph, after, plan, decision.removed)
+                find_failing(graph, plain, failing)
+                if after is None
+                else find_suspects(graph, after, plan, decision.removed)
             )
         if after is not None and suspects is None:
             if replace and not graph.elsewhere:  # what is constant at this size may not be at another
@@ -107,10 +109,12 @@ def cut_graph(
     replace: bool,
     pinned: Mapping[int, str],
     traces: Traces,
+    finish: Callable[[GraphCut, Tensor], None] | None = None,
 ) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
 
-    ``pinned`` holds classes that must stay in any case, and why; ``traces`` those of copies of this network.
+    ``pinned`` holds classes that must stay in any case, and why; ``traces`` those of copies of this network. What is to
+    be made of the graph besides is made by ``finish``, from the graph and what was removed; it may raise ``Blocked``.
 
     Raises:
         ModelError: the network can't be returned as a graph.
@@ -123,6 +127,8 @@ def cut_graph(
         fold_(folded, decision)
         try:
             made = plan.as_graph(folded, example_inputs, traces)
+            if finish is not None:
+                finish(made, decision.removed)
         except Blocked as blocked:
             held = blocked.channels.among(graph.classes) & decision.removed
             if not bool(held.any()):

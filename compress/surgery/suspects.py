@@ -47,14 +47,30 @@ class Suspects:
         return dict.fromkeys(blamed.nonzero().flatten().tolist(), self.why)
 
 
-def find_failing(graph: ChannelGraph, module: str | None) -> Suspects:
-    """What to keep where the forward of ``module`` does not run with fewer channels."""
-    here = torch.zeros(graph.classes.count, dtype=torch.bool)
-    for operation in graph.operations:
-        if operation.where == module:
-            here[operation.classes] = True
+def find_failing(graph: ChannelGraph, model: nn.Module, module: str | None) -> Suspects:
+    """What to keep where the forward of ``module`` does not run with fewer channels.
+
+    Where it is attention that holds its number of heads, so do the others of its class: one failure tells of all.
+    """
+    here = _held_by(graph, {module})
+    suspected = here & graph.sized
+    heads = torch.zeros_like(here)
+    heads[list(graph.classes.ties)] = True
+    if module and bool((suspected & heads).any()):
+        kind = type(model.get_submodule(module))
+        alike = {path for path, other in model.named_modules() if type(other) is kind}
+        suspected |= _held_by(graph, alike) & graph.sized & heads
     why = "forward splits its channels, or holds their number as a literal"
-    return Suspects((here & graph.sized, graph.sized, here, torch.ones_like(here)), why)
+    return Suspects((suspected, graph.sized, here, torch.ones_like(here)), why)
+
+
+def _held_by(graph: ChannelGraph, modules: Collection[str | None]) -> Tensor:
+    """Bool ``[classes]``: channels that the operations of some modules hold."""
+    found = torch.zeros(graph.classes.count, dtype=torch.bool)
+    for operation in graph.operations:
+        if operation.where in modules:
+            found[operation.classes] = True
+    return found
 
 
 def find_suspects(graph: ChannelGraph, after: ChannelGraph, plan: Plan, removed: Tensor) -> Suspects | None:

@@ -219,11 +219,17 @@ def _precision(model: nn.Module) -> torch.dtype:
 
 
 class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation, and the numbers that it computes with or by which it looks beyond a border."""
+    """Notes every operation, the numbers that it computes with or by which it looks beyond a border, and parameters.
 
-    def __init__(self) -> None:
+    What torch makes of one and the same call for other strides is told alike: a linear layer is one product and a sum,
+    and whether a view had to be copied is left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.entries: list[tuple[Any, ...]] = []
+        tensors = (*model.parameters(), *model.buffers())
+        self._position = {id(tensor): position for position, tensor in enumerate(tensors)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -235,11 +241,25 @@ class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
             noted = tuple(leaf for leaf in tree_leaves(args) if isinstance(leaf, (int, float)))
         elif name not in _RANGES:
             noted = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, (int, float)))
-        self.entries.append((name, *noted))
+        self._note(name, noted, args)
         if "batch_norm" in name and args[0].is_meta and not any(a is True for a in args):  # slow there
             return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
         return func(*args, **kwargs)
 
+    def _note(self, name: str, numbers: tuple[Any, ...], args: Any) -> None:
+        known = ((at, self._position.get(id(x))) for at, x in enumerate(args) if isinstance(x, Tensor))
+        read = tuple((at, position) for at, position in known if position is not None)
+        if name == "aten::addmm":
+            bias = tuple((1, position) for _, position in read[:1])
+            self.entries += [("aten::mm", *read[1:]), ("aten::add", *numbers, *bias)]
+        elif name in _LAYOUTS:
+            self.entries += [("read", position) for _, position in read]
+        else:
+            self.entries.append((name, *numbers, *read))
+
+
+_LAYOUTS = frozenset(f"aten::{name}" for name in ("view", "_unsafe_view", "clone", "alias", "t", "expand", "detach"))
+"""Ops that torch adds or leaves out as strides will have it, and whose sizes follow the input's."""
 
 _RANGES = frozenset(("aten::arange", "aten::linspace"))
 """Ops whose numbers follow the input's size, and of which no constant is concluded."""
@@ -302,7 +322,7 @@ def _without_values(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> Entries | None:
-    journal = _Journal()
+    journal = _Journal(model)
     with journal:
         accepted = _accepted(model, inputs) is not None
     return journal.entries if accepted else None

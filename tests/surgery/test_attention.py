@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.surgery import compact
+from compress.surgery import compact, cut
+from compress.surgery.suspects import find_failing
 
 HEADS, SIZE, WIDTH = 4, 6, 24
 DEAD = (1, 3)
@@ -273,3 +274,28 @@ def test_masks_that_are_joined_by_and_do_not_stop_the_graph(net, randomise_, kil
     model = randomise_(net(fused(attend), qkv=nn.Linear(WIDTH, 3 * WIDTH), **layers()))
     kill_(model.qkv, [part * WIDTH + row for part in range(3) for row in ROWS], 0.4)
     assert compact_exactly(model, tokens()[0], prefer="smallest").report.form == "graph"
+
+
+def test_one_attention_that_holds_its_number_of_heads_tells_of_all_of_its_class(
+    net, randomise_, kill_, compact_exactly, monkeypatch
+):
+    """Each refusal costs a run of the network; a transformer has dozens of layers."""
+
+    def run(model, x):
+        for layer in (model.first, model.second, model.third):
+            x = x + layer(x, x, x, need_weights=False)[0]
+        return x
+
+    blocks = {name: nn.MultiheadAttention(WIDTH, HEADS, batch_first=True) for name in ("first", "second", "third")}
+    model = randomise_(net(run, **blocks))
+    with torch.no_grad():
+        for block in blocks.values():
+            rows = [part * WIDTH + row for part in range(3) for row in ROWS]
+            block.in_proj_weight[rows] = 0
+            block.in_proj_bias[rows] = 0.3
+    refused = []
+    monkeypatch.setattr(cut, "find_failing", lambda *args: refused.append(args[-1]) or find_failing(*args))
+    result = compact_exactly(model, tokens()[0])
+    assert refused == ["first"]
+    assert result.report.params_after == result.report.params_before
+    assert compact_exactly(model, tokens()[0], prefer="smallest").report.params_after < result.report.params_after

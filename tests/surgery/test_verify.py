@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from compress.errors import VerificationError
-from compress.surgery.verify import TOLERANCES, certify, outputs, random_inputs
+from compress.surgery.verify import TOLERANCES, certify, other_runs, outputs, random_inputs
 
 X = torch.randn(1, 3, 10, 10, dtype=torch.float64)
 
@@ -142,3 +142,26 @@ def test_a_network_that_loses_digits_may_differ_by_as_many(off, passes):
     else:
         with pytest.raises(VerificationError, match="differs from the original"):
             certify(original, compact, twin, (x,))
+
+
+class ByWidth(nn.Module):
+    """Another layer of the same shape for wide images; and a linear layer, of which torch makes what strides allow."""
+
+    def __init__(self, limit=None):
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.mix = nn.Linear(4, 4)
+        self.limit = limit
+
+    def forward(self, x):
+        layer = self.wide if self.limit is not None and x.shape[3] > self.limit else self.narrow
+        return self.mix(layer(x).flatten(2).permute(2, 0, 1)).mean(0)
+
+
+def test_a_forward_that_uses_another_layer_at_other_sizes_is_noticed():
+    wide = other_runs(ByWidth(limit=30), (torch.randn(1, 3, 24, 24),))
+    assert [shapes[0][3] > 30 for shapes in wide] == [True]
+
+
+def test_what_torch_does_for_other_strides_is_no_other_run():
+    assert other_runs(ByWidth(), (torch.randn(1, 3, 24, 24),)) == []
