@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
@@ -16,10 +15,9 @@ from compress.graph import ChannelGraph
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
-from compress.surgery.dead import dead_by_weight
 from compress.surgery.graph_cut import Traces, fix_size_
 from compress.surgery.plan import Plan, signature, weights_hash
-from compress.surgery.report import CompactReport, LayerWidth
+from compress.surgery.report import CompactReport, report_of
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
 from compress.surgery.verify import Agreement, Sizes, all_sizes, certify, in_double, other_runs
@@ -84,7 +82,8 @@ def compact(
     plan = dataclasses.replace(
         cut.plan, hash_before=weights_hash(plain.state_dict()), hash_after=weights_hash(cut.model.state_dict())
     )
-    return CompactResult(cut.model, plan, _report(plain, certified, watch.seconds()))
+    report = report_of(plain, cut, certified.agreements, watch.seconds(), more_removed=certified.more_removed)
+    return CompactResult(cut.model, plan, report)
 
 
 @dataclass(frozen=True)
@@ -218,51 +217,3 @@ def _for_given_size(cut: Cut, agreements: list[Agreement], example_inputs: tuple
     stays = "height and width stay those" if images else "the length stays that"
     notes = (*cut.notes, f"{stays} of the example inputs ({shapes})")
     return dataclasses.replace(cut, plan=dataclasses.replace(cut.plan, fixed_size=True), notes=notes)
-
-
-def _report(plain: nn.Module, certified: _Certified, seconds: dict[str, float]) -> CompactReport:
-    cut, agreements = certified.cut, certified.agreements
-    exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
-    own = [a for a in agreements if a.dtype == agreements[0].dtype]  # the network's own precision comes first
-    constant = (cut.after.layer_macs.get(f"{path}.weight", 0) for path in cut.plan.constant_layers)
-    return CompactReport(
-        params_before=sum(p.numel() for p in plain.parameters()),
-        params_after=sum(p.numel() for p in cut.model.parameters()),
-        macs_before=cut.before.macs,
-        macs_after=cut.after.macs - sum(constant),
-        max_abs_error=max(a.max_abs_error for a in own),
-        max_relative_error=max(a.max_relative_error for a in own),
-        max_exact_error=max(exact) if exact else None,
-        agreements=tuple(agreements),
-        layers=_widths(cut),
-        selections={
-            path: (len(positions), int((~cut.decision.removed[selection.inputs]).sum()))
-            for selection in cut.before.selections
-            for path, positions in cut.plan.selections.items()
-            if path == selection.mean.rpartition(".")[0]
-        },
-        constant_layers=cut.plan.constant_layers,
-        form=cut.plan.form,
-        rewritten=cut.rewritten,
-        more_removed=certified.more_removed,
-        notes=cut.notes,
-        seconds=seconds | {"cut": seconds["cut"] - seconds["type check"]},  # which runs inside it
-    )
-
-
-def _widths(cut: Cut) -> dict[str, LayerWidth]:
-    graph, decision = cut.before, cut.decision
-    dead = dead_by_weight(graph)
-    widths: dict[str, LayerWidth] = {}
-    for (name, dim), classes in graph.out_slices().items():
-        tensor = graph.tensors[name]
-        if tensor.ndim < 2 or dim != 0:
-            continue
-        zero = dead[classes]
-        if name in graph.layer_macs and classes.numel() == len(tensor):
-            zero |= ~(tensor != 0).flatten(1).any(1).cpu()
-        after = int((~decision.removed[classes]).sum())
-        reasons = (cut.reason(cls, dead=bool(dead[cls])) for cls in classes[zero & ~decision.removed[classes]].tolist())
-        kept = dict(Counter(reasons))
-        widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(zero.sum()), kept)
-    return widths

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from compress.files import write_json
+from compress.surgery.cut import Cut
+from compress.surgery.dead import dead_by_weight
 from compress.surgery.verify import Agreement
 
 
@@ -86,3 +92,59 @@ class CompactReport:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON; the file appears whole or not at all."""
         write_json(Path(path), self.to_dict())
+
+
+def report_of(
+    plain: nn.Module,
+    cut: Cut,
+    agreements: Sequence[Agreement],
+    seconds: dict[str, float],
+    *,
+    form: str | None = None,
+    more_removed: int | None = None,
+) -> CompactReport:
+    """What a cut did to ``plain``, with its certificate; see ``CompactReport``. ``form`` is the plan's by default."""
+    exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
+    own = [a for a in agreements if a.dtype == agreements[0].dtype]  # the network's own precision comes first
+    constant = (cut.after.layer_macs.get(f"{path}.weight", 0) for path in cut.plan.constant_layers)
+    return CompactReport(
+        params_before=sum(p.numel() for p in plain.parameters()),
+        params_after=sum(p.numel() for p in cut.model.parameters()),
+        macs_before=cut.before.macs,
+        macs_after=cut.after.macs - sum(constant),
+        max_abs_error=max((a.max_abs_error for a in own), default=0.0),
+        max_relative_error=max((a.max_relative_error for a in own), default=0.0),
+        max_exact_error=max(exact) if exact else None,
+        agreements=tuple(agreements),
+        layers=_widths(cut),
+        selections={
+            path: (len(positions), int((~cut.decision.removed[selection.inputs]).sum()))
+            for selection in cut.before.selections
+            for path, positions in cut.plan.selections.items()
+            if path == selection.mean.rpartition(".")[0]
+        },
+        constant_layers=cut.plan.constant_layers,
+        form=form or cut.plan.form,
+        rewritten=cut.rewritten,
+        more_removed=more_removed,
+        notes=cut.notes,
+        seconds=seconds | {"cut": seconds["cut"] - seconds["type check"]},  # which runs inside it
+    )
+
+
+def _widths(cut: Cut) -> dict[str, LayerWidth]:
+    graph, decision = cut.before, cut.decision
+    dead = dead_by_weight(graph)
+    widths: dict[str, LayerWidth] = {}
+    for (name, dim), classes in graph.out_slices().items():
+        tensor = graph.tensors[name]
+        if tensor.ndim < 2 or dim != 0:
+            continue
+        zero = dead[classes]
+        if name in graph.layer_macs and classes.numel() == len(tensor):
+            zero |= ~(tensor != 0).flatten(1).any(1).cpu()
+        after = int((~decision.removed[classes]).sum())
+        reasons = (cut.reason(cls, dead=bool(dead[cls])) for cls in classes[zero & ~decision.removed[classes]].tolist())
+        kept = dict(Counter(reasons))
+        widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(zero.sum()), kept)
+    return widths

@@ -37,6 +37,7 @@ class GraphCut:
         fixed_sizes: lines of code whose heights, widths or numbers of tokens stay those of the traced input.
         dropped: state names of the original that nothing reads in the cut network.
         notes: what else a reader of the report must know.
+        traced: the graph that it was written from, and ``written`` what stands in ``module`` for a node of that.
     """
 
     module: fx.GraphModule
@@ -46,6 +47,8 @@ class GraphCut:
     fixed_sizes: tuple[str, ...]
     dropped: tuple[str, ...]
     notes: tuple[str, ...]
+    traced: Traced
+    written: Mapping[fx.Node, fx.Node]
 
     def weights_of(self, model: nn.Module) -> dict[str, Tensor]:
         """The state that ``module`` would have if it had been cut from ``model``, in the precision of ``model``.
@@ -161,6 +164,8 @@ def cut_graph(model: nn.Module, traced: Traced, flow: LabelFlow, classes: Classe
         _fixed_sizes(cutter, module),
         dropped,
         (EVALUATION, *traced.notes, *cutter.notes),
+        traced,
+        {node: result.node for node, result in cutter.env.items() if isinstance(result, Value)},
     )
 
 

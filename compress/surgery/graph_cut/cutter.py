@@ -83,7 +83,7 @@ class Cutter(Stays):
     def emit(self, like: fx.Node, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Write a node that stands for ``like``, or for a part of it."""
         node = self.graph.create_node(op, target, args, kwargs, name=like.name)
-        node.meta = {key: like.meta[key] for key in ("stack_trace",) if key in like.meta}
+        node.meta = {key: like.meta[key] for key in ("stack_trace", "nn_module_stack") if key in like.meta}
         return node
 
     def call(self, like: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:

@@ -1,0 +1,7 @@
+"""The front end for ONNX files: the graph of a file as a torch module, which the analyses of ``compress.graph`` read."""
+
+from compress.graph.onnx.files import OPSETS, PROTOBUF_LIMIT, read_model
+from compress.graph.onnx.network import File, OnnxNetwork, Source
+from compress.graph.onnx.statics import fold_constants
+
+__all__ = ["OPSETS", "PROTOBUF_LIMIT", "File", "OnnxNetwork", "Source", "fold_constants", "read_model"]

@@ -1,0 +1,318 @@
+"""An ONNX graph as a torch module: what every analysis of this package reads.
+
+Each operation is a submodule of its own, named by its weight or by its name in the file, so that all that is found is
+told by that name. Weights are parameters; what is computed without the network's inputs is computed in place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from compress.errors import ModelError
+from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
+from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
+from compress.graph.onnx.opaque import opaque
+from compress.graph.onnx.ops import OPS, Node, Unhandled, made, torch_dtype
+from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter comes from.
+
+    Attributes:
+        initializer: its name in the file.
+        transposed: whether the file holds the matrix the other way round.
+    """
+
+    initializer: str
+    transposed: bool = False
+
+
+class Operation(nn.Module):
+    """One operation of the file that is no layer.
+
+    Args:
+        proto: the operation.
+        node: the same for the op table.
+        opsets: a model without nodes that names the opsets.
+        inner: names that its subgraphs read from outside.
+    """
+
+    def __init__(self, proto: onnx.NodeProto, node: Node, opsets: onnx.ModelProto):
+        super().__init__()
+        self.proto, self.node, self.opsets = proto, node, opsets
+        self.op = OPS.get(node.op) if proto.domain in DEFAULT_DOMAINS else None
+
+    def forward(self, values: list[Any], outer: list[Tensor]) -> Any:
+        """The results; ``outer`` is what subgraphs read."""
+        if self.op is not None and not outer:
+            try:
+                if all(i not in self.op.static or not isinstance(v, Tensor) for i, v in enumerate(values)):
+                    return self.op.run(self.node, *values)
+            except Unhandled:
+                pass
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        return opaque(self.proto, values, self.opsets, [*tensors, *outer])
+
+
+class File:
+    """What all copies of a network share: the graph of the file, and numbers of the last run.
+
+    Attributes:
+        initializers: by name.
+        declared: the inputs; ``returned`` the names of the outputs.
+        nodes: path of each operation -> the operation, in the order of the computation.
+        sources: state name -> where the parameter comes from.
+        statics: path -> position of an input -> its value at the last run, of all inputs that are numbers.
+        computed: name -> number that was computed without the inputs' values at the last run.
+        aliases: name of a result -> name of the input that it is, at the last run.
+    """
+
+    def __init__(self, model: onnx.ModelProto):
+        self.initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.declared = [value for value in model.graph.input if value.name not in self.initializers]
+        self.returned = [value.name for value in model.graph.output]
+        self.opset = opset_of(model)
+        self.evaluator = Evaluator(self.opset)
+        self.nodes: dict[str, onnx.NodeProto] = {}
+        self.sources: dict[str, Source] = {}
+        self.statics: dict[str, dict[int, Array]] = {}
+        self.computed: dict[str, Array] = {}
+        self.aliases: dict[str, str] = {}
+        self._arrays: dict[str, Array] = {}
+
+    def array(self, name: str) -> Array:
+        """The values of an initializer.
+
+        Raises:
+            ModelError: there is none of that name.
+        """
+        if name not in self._arrays:
+            if name not in self.initializers:
+                raise ModelError(f"{name} is read, and nothing makes it.")
+            self._arrays[name] = numpy_helper.to_array(self.initializers[name])
+        return self._arrays[name]
+
+    def __deepcopy__(self, _memo: dict[int, object]) -> File:
+        return self
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX model that computes in torch.
+
+    Args:
+        model: with its constants folded. It is not changed.
+
+    Raises:
+        ModelError: a type of tensor that torch does not have.
+    """
+
+    def __init__(self, model: onnx.ModelProto):
+        super().__init__()
+        self.file = File(model)
+        self._shared: dict[tuple[str, ...], Tensor] = {}
+        opsets = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+        nodes = model.graph.node
+        read = {name for node in nodes for name in (*node.input, *outer_names(node))} | set(self.file.returned)
+        for position, proto in enumerate(nodes):
+            count = max((i + 1 for i, name in enumerate(proto.output) if name in read), default=1)
+            name = proto.name or f"{proto.op_type}_{position}"
+            given = {} if has_subgraph(proto) else attributes(proto)
+            self._add(proto, Node(proto.op_type, name, given, self.file.opset, count), opsets)
+
+    def channels_read(self, name: str) -> int | None:
+        """How many channels the layers read that an input of the network enters; ``None`` where none does."""
+        for node in self.file.nodes.values():
+            if node.op_type == "Conv" and node.input[0] == name and node.input[1] in self.file.initializers:
+                return int(self.file.initializers[node.input[1]].dims[1]) * attributes(node).get("group", 1)
+        return None
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    def _add(self, proto: onnx.NodeProto, node: Node, opsets: onnx.ModelProto) -> None:
+        tensors = {
+            i: to_torch(self.file.initializers[name])
+            for i, name in enumerate(proto.input)
+            if self._is_tensor(proto, i, name)
+        }
+        layer = layer_of(node, tensors, len(proto.input)) if proto.domain in DEFAULT_DOMAINS else None
+        path = self._path(proto, node, is_layer=layer is not None)
+        if layer is not None:
+            owner = path if node.op == "BatchNormalization" else proto.input[1]
+            for position, attribute in LAYERS[node.op][1].items():
+                if position in tensors:
+                    flip = position == 1 and isinstance(layer, nn.Linear) and is_transposed(node)
+                    value = self._weight(proto.input[position], tensors[position], owner, flip=flip)
+                    _register(layer, attribute, value, buffer=attribute.startswith("running"))
+                    self.file.sources[f"{path}.{attribute}"] = Source(proto.input[position], flip)
+        else:
+            layer = Operation(proto, node, opsets)
+            for position, tensor in tensors.items():
+                _register(layer, f"input_{position}", tensor.clone(), buffer=not tensor.is_floating_point())
+                self.file.sources[f"{path}.input_{position}"] = Source(proto.input[position])
+        holder: nn.Module = self
+        *parents, last = path.split(".")
+        for part in parents:
+            if not hasattr(holder, part):
+                holder.add_module(part, nn.Module())
+            holder = getattr(holder, part)
+        holder.add_module(last, layer)
+        self.file.nodes[path] = proto
+
+    def _is_tensor(self, proto: onnx.NodeProto, position: int, name: str) -> bool:
+        op = OPS.get(proto.op_type) if proto.domain in DEFAULT_DOMAINS else None
+        positions = op is not None and proto.op_type == "Gather" and position == 1
+        return name in self.file.initializers and not positions and (op is None or position not in op.static)
+
+    def _weight(self, name: str, tensor: Tensor, owner: str, *, flip: bool) -> Tensor:
+        """A layer's parameter. Layers that share a weight share it here, and a bias that they share as well.
+
+        Other tensors that the file stores once, since they happen to be equal, belong to each layer for itself.
+        """
+        key = (name, owner, str(flip))
+        if key not in self._shared:
+            value = (tensor.t() if flip else tensor).clone(memory_format=torch.contiguous_format)
+            self._shared[key] = nn.Parameter(value, requires_grad=False)
+        return self._shared[key]
+
+    def _path(self, proto: onnx.NodeProto, node: Node, *, is_layer: bool) -> str:
+        """Where an operation stands: by the name of its weight, where that is a path; else by its own name."""
+        if is_layer and (found := re.fullmatch(r"((?:\w+\.)*\w+)\.weight", proto.input[1], re.ASCII)) is not None:
+            if self._is_free(found[1]):
+                return found[1]
+        plain = node.name.replace(".", "_")
+        candidate, number = plain, 1
+        while not self._is_free(candidate):
+            number += 1
+            candidate = f"{plain}_{number}"
+        return candidate
+
+    def _is_free(self, path: str) -> bool:
+        """Whether nothing stands at a path, and no operation above it."""
+        holder: nn.Module = self
+        *parents, last = path.split(".")
+        for part in parents:
+            if not hasattr(holder, part):
+                return True
+            holder = getattr(holder, part)
+            if type(holder) is not nn.Module:
+                return False
+        return not hasattr(holder, last)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """The outputs, in the order of the file.
+
+        Raises:
+            ValueError: an input of another shape than the file declares.
+        """
+        self._check(inputs)
+        env: dict[str, Any] = dict(zip((value.name for value in self.file.declared), inputs, strict=True))
+        self.file.statics, self.file.computed, self.file.aliases = {}, {}, {}
+        for path, proto in self.file.nodes.items():
+            results = self._run(path, proto, env)
+            env |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
+        return [self._returned(env, name) for name in self.file.returned]
+
+    def _run(self, path: str, proto: onnx.NodeProto, env: Mapping[str, Any]) -> Sequence[Any]:
+        module, file = self.get_submodule(path), self.file
+        values = [self._value(module, i, name, env) for i, name in enumerate(proto.input)]
+        outer = [env[name] for name in outer_names(proto) if isinstance(env.get(name), Tensor)]
+        if proto.op_type in SHAPES and proto.domain in DEFAULT_DOMAINS and isinstance(values[0], Tensor):
+            results = [shape_value(proto, [int(size) for size in values[0].shape])]
+        elif not any(isinstance(v, Tensor) for v in (*values, *outer)) and not has_subgraph(proto):
+            results = file.evaluator.run(proto, values)
+        else:
+            file.statics[path] = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
+            if isinstance(module, Operation):
+                found = module(values, outer)
+                results = list(found) if isinstance(found, (tuple, list)) else [found]
+                for position, value in enumerate(values):
+                    if results[0] is value and isinstance(value, Tensor):
+                        file.aliases[proto.output[0]] = proto.input[position]
+                return results
+            return [module(values[0] if isinstance(values[0], Tensor) else made(values[0]))]
+        file.computed |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
+        return results
+
+    def _value(self, module: nn.Module, position: int, name: str, env: Mapping[str, Any]) -> Any:
+        if name in env or not name:
+            return env.get(name)
+        if isinstance(module, Operation) and hasattr(module, f"input_{position}"):
+            if module.op is None or any(isinstance(env.get(other), Tensor) for other in module.proto.input):
+                return getattr(module, f"input_{position}")
+        return self.file.array(name)
+
+    def _returned(self, env: Mapping[str, Any], name: str) -> Tensor:
+        value = env[name] if name in env else self.file.array(name)
+        return value if isinstance(value, Tensor) else made(value)
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        if len(inputs) != len(self.file.declared):
+            raise ValueError(f"{len(inputs)} inputs, the file declares {len(self.file.declared)}")
+        sizes: dict[str, int] = {}
+        for x, declared in zip(inputs, self.file.declared, strict=True):
+            dims = declared.type.tensor_type.shape.dim
+            for size, dim in zip(x.shape, dims, strict=True):
+                fixed = dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param)
+                if fixed is not None and int(size) != fixed:
+                    raise ValueError(f"{declared.name} has shape {tuple(x.shape)}, the file declares {fixed} there")
+                if dim.dim_param:
+                    sizes[dim.dim_param] = int(size)
+
+
+def input_dtype(value: onnx.ValueInfoProto) -> torch.dtype:
+    """Torch's type of an input.
+
+    Raises:
+        ModelError: a type that torch does not have.
+    """
+    try:
+        return torch_dtype(value.type.tensor_type.elem_type)
+    except Unhandled as error:
+        raise ModelError(f"the input {value.name} has {error}, which can't be followed.") from None
+
+
+def to_torch(tensor: onnx.TensorProto) -> Tensor:
+    """The values of an initializer.
+
+    Raises:
+        ModelError: a type that torch does not have.
+    """
+    try:
+        dtype = torch_dtype(tensor.data_type)
+    except Unhandled as error:
+        raise ModelError(f"{tensor.name} holds {error}, which can't be followed.") from None
+    array = numpy_helper.to_array(tensor)
+    if dtype == torch.bfloat16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
+def _register(module: nn.Module, name: str, value: Tensor, *, buffer: bool) -> None:
+    if buffer:
+        module.register_buffer(name, value.detach())
+    else:
+        module.register_parameter(name, value if isinstance(value, nn.Parameter) else nn.Parameter(value, False))
+
+
+def outer_names(node: onnx.NodeProto) -> Iterator[str]:
+    """What subgraphs of a node read from outside of them."""
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            own = {value.name for value in (*graph.input, *graph.initializer)}
+            for inner in graph.node:
+                yield from (name for name in (*inner.input, *outer_names(inner)) if name and name not in own)
+                own |= set(inner.output)
+            yield from (value.name for value in graph.output if value.name not in own)

@@ -1,0 +1,279 @@
+"""Dead channels leave an ONNX file, whatever framework it comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor
+
+from compress.errors import ModelError, VerificationError
+from compress.files import write_atomic
+from compress.graph import ChannelGraph
+from compress.graph.onnx import PROTOBUF_LIMIT, OnnxNetwork, fold_constants, read_model
+from compress.graph.onnx.network import input_dtype
+from compress.surgery.analyse import Select, analyse
+from compress.surgery.apply import fold_
+from compress.surgery.bake import private_copy
+from compress.surgery.cut import Cut, cut_graph
+from compress.surgery.graph_cut import Blocked, Channels, GraphCut, Traces
+from compress.surgery.onnx_cut import Unwritable, Writer, moving_numbers, numbers_at
+from compress.surgery.onnx_session import Session
+from compress.surgery.report import CompactReport, report_of
+from compress.surgery.stopwatch import Stopwatch
+from compress.surgery.verify import Agreement, certify, in_double, other_runs, other_sizes
+
+DEFAULT_SIDE = 224
+"""Height and width that are tried where the file leaves them open."""
+
+SIZES_WATCHED = 3
+"""Further sizes at which the numbers are looked at that the file computes from shapes."""
+
+OWN = "compress."
+"""What our entries in the metadata begin with; all others are the original's."""
+
+
+@dataclass(frozen=True)
+class OnnxResult:
+    """The small model, and what was done.
+
+    Attributes:
+        model: with the original's names and metadata, and the certificate among the latter.
+        report: as that of ``compact``; ``form`` is ``"onnx"``.
+        removed: how many channels left, counted at the layers that make them.
+    """
+
+    model: onnx.ModelProto
+    report: CompactReport
+    removed: int
+
+
+def compact_onnx(
+    path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None, fold: bool = True, select: Select = "auto"
+) -> OnnxResult:
+    """Remove every dead channel from an ONNX file that can leave without a trace.
+
+    Args:
+        path: the file; it is not changed.
+        sizes: name of an input -> its shape, for inputs whose shapes the file leaves open.
+        fold: whether constants other than 0 may be folded, as for ``compact``.
+        select: whether channels may be selected in front of BatchNorms, as for ``compact``.
+
+    Raises:
+        ModelError: the file can't be read, or followed.
+        ConstantOutputError: its output is the same for every input.
+        VerificationError: the small model computes something else. It is not returned.
+    """
+    original = read_model(path)
+    with torch.no_grad():
+        task = _Task(path, original, sizes or {}, fold=fold, select=select)
+        return task.run()
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all; weights of more than 2 GB go into a file beside it.
+
+    Raises:
+        WriteError: the file can't be written.
+    """
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        write_atomic(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
+        return
+    beside, large = f"{path.name}.data", onnx.ModelProto()
+    large.CopyFrom(model)
+
+    def save(temporary: Path) -> None:
+        onnx.save_model(large, temporary, save_as_external_data=True, location=beside)
+
+    write_atomic(path, save)
+
+
+class _Task:
+    """One file that is to be cut."""
+
+    def __init__(
+        self, path: Path, original: onnx.ModelProto, sizes: Mapping[str, Sequence[int]], *, fold: bool, select: Select
+    ):
+        self.path, self.original, self.fold, self.watch = path, original, fold, Stopwatch()
+        self.folded = fold_constants(original)
+        with self.watch.stage("analysis"):
+            self.network = OnnxNetwork(self.folded).eval()
+            self.example = example_inputs(path, self.network, sizes)
+            self._try()
+            self.runs = other_runs(self.network, self.example)
+            self.graph = analyse(self.network, self.example, self.runs, fold=fold, select=select)
+        self.traces = Traces()
+        self.moving = moving_numbers(self._watched())
+        self.small = self.folded
+
+    def _try(self) -> None:
+        try:
+            numbers_at(self.network, [tuple(x.shape) for x in self.example], self.example)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever torch raises on shapes that do not fit
+            shapes = ", ".join(
+                f"{v.name}: {tuple(x.shape)}" for v, x in zip(self.network.file.declared, self.example, strict=True)
+            )
+            raise ModelError(
+                f"{self.path}: does not run with inputs of the shapes {shapes}: {str(error).splitlines()[0]}. "
+                "Name the shapes that it takes with --input-size NAME=1x3x224x224."
+            ) from error
+
+    def _watched(self) -> list[Mapping[str, Mapping[int, object]]]:
+        """The numbers of the file at a few sizes."""
+        shapes = [tuple(x.shape) for x in self.example]
+        found = [numbers_at(self.network, shapes, self.example)[0]]
+        for other in other_sizes(self.example):
+            with contextlib.suppress(Exception):  # sizes that the file does not take
+                found.append(numbers_at(self.network, other, self.example)[0])
+            if len(found) > SIZES_WATCHED:
+                break
+        return found
+
+    def run(self) -> OnnxResult:
+        """Cut and compare; on failure without folded constants."""
+        for fold in (True, False) if self.fold else (False,):
+            with self.watch.stage("cut"):
+                cut = self._cut(fold=fold)
+            with self.watch.stage("comparison"):
+                try:
+                    agreements = self._certify(cut)
+                except VerificationError:
+                    if fold and cut.decision.folds:
+                        continue
+                    raise
+            return self._result(cut, agreements)
+        raise AssertionError("without folds the loop returns")
+
+    def _cut(self, *, fold: bool) -> Cut:
+        self.small = self.folded
+        return cut_graph(
+            self.network, self.graph, self.example, self.watch, fold=fold, replace=False, pinned={},
+            traces=self.traces, finish=self._write,
+        )  # fmt: skip
+
+    def _write(self, made: GraphCut, removed: Tensor) -> None:
+        """Write the file, or tell which channels must stay for it."""
+        if not bool(removed.any()):
+            return
+        try:
+            self.small = Writer(self.folded, self.network, made, self.moving).write()
+        except Unwritable as reason:
+            held = _held(self.graph, reason.path) & removed
+            if not bool(held.any()):
+                raise ModelError(f"{self.path}: {reason.path}: {reason.reason}; this file can't be cut.") from None
+            classes = held.nonzero().flatten()
+            told = f"{reason.reason} (at {reason.path})"
+            raise Blocked(Channels(classes, self.graph.classes), told) from None
+
+    def _certify(self, cut: Cut) -> list[Agreement]:
+        """Compare both files in ONNX Runtime; and as modules in float64, where the cut is made anew in that."""
+        if not bool(cut.decision.removed.any()):
+            return []
+        _check(self.small, self.path)
+        twin = None
+        if any(p.dtype != torch.float64 for p in self.network.parameters() if p.is_floating_point()):
+            double = private_copy(self.network).double()
+            fold_(double, cut.decision)
+            made = cut.plan.as_graph(double, in_double(self.example), self.traces)
+            assert isinstance(double, OnnxNetwork)
+            twin = OnnxNetwork(Writer(self.folded, double, made, self.moving).write()).eval()
+        original = Session(self.original, self.network)
+        small = Session(self.small, self.network)
+        return certify(original, small, twin, self.example, runs=self.runs)
+
+    def _result(self, cut: Cut, agreements: list[Agreement]) -> OnnxResult:
+        removed = bool(cut.decision.removed.any())
+        model = onnx.ModelProto()
+        model.CopyFrom(self.small if removed else self.original)
+        certificate = _certificate(self.path, agreements)
+        for entry in [e for e in model.metadata_props if e.key in certificate]:
+            model.metadata_props.remove(entry)
+        for key, value in certificate.items():
+            model.metadata_props.add(key=key, value=value)
+        seconds = self.watch.seconds()
+        report = report_of(self.network, cut, agreements, seconds, form="onnx")
+        return OnnxResult(model, report, sum(w.before - w.after for w in report.layers.values()))
+
+
+def _held(graph: ChannelGraph, path: str) -> Tensor:
+    """Bool ``[classes]``: channels that an operation of the file holds."""
+    found = torch.zeros(graph.classes.count, dtype=torch.bool)
+    for operation in graph.operations:
+        if operation.where == path:
+            found[operation.classes] = True
+            for source in operation.reads:
+                found[graph.operations[source].classes] = True
+    return found
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise VerificationError(f"{path}: the small model is no valid ONNX; it is not written: {error}") from error
+
+
+def _certificate(path: Path, agreements: Sequence[Agreement]) -> dict[str, str]:
+    """What the file tells about how it was made; everything but plain text is JSON."""
+    own = [a for a in agreements if a.dtype != "float64"]
+    exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
+    values = {
+        "original_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "max_relative_error": repr(max((a.max_relative_error for a in own), default=0.0)),
+        "max_abs_error": repr(max((a.max_abs_error for a in own), default=0.0)),
+        "max_exact_error": repr(max(exact, default=0.0)),
+        "input_shapes": json.dumps([a.input_shapes for a in own]),
+        "versions": json.dumps({name: version(name) for name in ("edge-compress", "onnx", "onnxruntime", "torch")}),
+    }
+    return {f"{OWN}{name}": value for name, value in values.items()}
+
+
+def example_inputs(path: Path, network: OnnxNetwork, sizes: Mapping[str, Sequence[int]]) -> tuple[Tensor, ...]:
+    """An input of one sample for each input of the file.
+
+    Sizes that the file leaves open: one sample, the channels that the first layer reads, ``DEFAULT_SIDE`` pixels.
+
+    Raises:
+        ModelError: a size is open that can't be guessed, or ``sizes`` names an input that there is not.
+    """
+    declared = {value.name: value for value in network.file.declared}
+    if strange := sorted(set(sizes) - set(declared)):
+        raise ModelError(f"{path}: has no input {', '.join(strange)}; its inputs: {', '.join(declared)}.")
+    return tuple(
+        torch.zeros(_shape(path, network, value, sizes.get(name)), dtype=input_dtype(value))
+        for name, value in declared.items()
+    )
+
+
+def _shape(
+    path: Path, network: OnnxNetwork, value: onnx.ValueInfoProto, given: Sequence[int] | None
+) -> tuple[int, ...]:
+    kind = value.type.tensor_type
+    if given is not None:
+        return tuple(given)
+    if not kind.HasField("shape"):
+        raise ModelError(
+            f"{path}: the input {value.name} has no shape; name one: --input-size {value.name}=1x3x224x224."
+        )
+    found = []
+    for i, dim in enumerate(kind.shape.dim):
+        guess = 1 if i == 0 else DEFAULT_SIDE if i > 1 and len(kind.shape.dim) == 4 else None
+        size = dim.dim_value if dim.HasField("dim_value") else guess
+        if i == 1 and size is None:
+            size = network.channels_read(value.name)
+        if not size:
+            raise ModelError(
+                f"{path}: dimension {i} of the input {value.name} is open; name a shape: "
+                f"--input-size {value.name}=1x3x224x224."
+            )
+        found.append(size)
+    return tuple(found)
