@@ -88,6 +88,16 @@ COMMANDS: dict[str, Command] = {
             "compress inspect torchvision:mobilenet_v2 --image-size 224 --classes 1000",
         ),
     ),
+    "compact": Command(
+        "compress.cli.compact:compact_command",
+        "Remove dead channels from an ONNX file of any framework.",
+        (
+            "compress compact model.onnx --out small.onnx",
+            "compress compact model.onnx --out small.onnx --input-size images=1x3x640x640",
+            "compress compact model.onnx --out small.onnx --json",
+            "bench latency small.onnx --baseline model.onnx --device cpu",
+        ),
+    ),
     "export": Command(
         "compress.cli.export.command:export_command",
         "Write a network as a verified ONNX file, in 8 bits if wanted.",

@@ -36,12 +36,12 @@ def inspect(
         typer.echo(json.dumps({"target": target, "layers": layers, **changes}, indent=2))
     elif run:
         screen.print(summary_table(run.summary))
-        screen.print(layer_table(f"layers of {target}", RUN_HEADINGS, [_row(layer) for layer in layers]))
+        screen.print(layer_table(f"layers of {target}", RUN_HEADINGS, [row(layer) for layer in layers]))
         for change in run_changes(run):
             screen.print(f"  {change}", highlight=False)
     else:
         title = f"{target}, {channels}x{image_size}x{image_size} images"
-        screen.print(layer_table(title, MODEL_HEADINGS, [_row(layer) for layer in layers]))
+        screen.print(layer_table(title, MODEL_HEADINGS, [row(layer) for layer in layers]))
 
 
 def _run(target: str) -> Run | None:
@@ -52,7 +52,7 @@ def _run(target: str) -> Run | None:
     return open_run(Path(target))
 
 
-def _row(layer: dict[str, Any]) -> Row:
+def row(layer: dict[str, Any]) -> Row:
     """The layer's numbers, and its reasons in one cell."""
     name, *numbers, kept = layer.values()
     counted = [f"{count} {'channel' if count == 1 else 'channels'}: {why}" for why, count in kept.items()]
@@ -60,16 +60,24 @@ def _row(layer: dict[str, Any]) -> Row:
 
 
 def _run_layers(run: Run) -> list[dict[str, Any]]:
+    return report_layers(run.summary["report"])
+
+
+def report_layers(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Each layer's output channels before and after, those whose filters are all zero, and why some of these stayed."""
     return [
         {"layer": name, **{key: width[key] for key in ("before", "after", "dead", "kept")}}
-        for name, width in run.summary["report"]["layers"].items()
+        for name, width in report["layers"].items()
     ]
 
 
 def run_changes(run: Run) -> list[str]:
     """What became of the network besides that it is narrower, a line each."""
-    report = run.summary["report"]
+    return report_changes(run.summary["report"])
+
+
+def report_changes(report: dict[str, Any]) -> list[str]:
+    """The same, from the report of surgery as plain data."""
     return [
         *(
             f"{path} reads {some} of the {every} channels there are"

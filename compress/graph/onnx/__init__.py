@@ -1,4 +1,4 @@
-"""The front end for ONNX files: the graph of a file as a torch module, which the analyses of ``compress.graph`` read."""
+"""The front end for ONNX files: the graph of a file as a torch module, which all analyses read."""
 
 from compress.graph.onnx.files import OPSETS, PROTOBUF_LIMIT, read_model
 from compress.graph.onnx.network import File, OnnxNetwork, Source

@@ -187,9 +187,9 @@ class OnnxNetwork(nn.Module):
 
     def _path(self, proto: onnx.NodeProto, node: Node, *, is_layer: bool) -> str:
         """Where an operation stands: by the name of its weight, where that is a path; else by its own name."""
-        if is_layer and (found := re.fullmatch(r"((?:\w+\.)*\w+)\.weight", proto.input[1], re.ASCII)) is not None:
-            if self._is_free(found[1]):
-                return found[1]
+        found = re.fullmatch(r"((?:\w+\.)*\w+)\.weight", proto.input[1], re.ASCII) if is_layer else None
+        if found is not None and self._is_free(found[1]):
+            return found[1]
         plain = node.name.replace(".", "_")
         candidate, number = plain, 1
         while not self._is_free(candidate):
@@ -250,7 +250,8 @@ class OnnxNetwork(nn.Module):
         if name in env or not name:
             return env.get(name)
         if isinstance(module, Operation) and hasattr(module, f"input_{position}"):
-            if module.op is None or any(isinstance(env.get(other), Tensor) for other in module.proto.input):
+            computes = module.op is None or any(isinstance(env.get(other), Tensor) for other in module.proto.input)
+            if computes:  # else it is arithmetic on numbers
                 return getattr(module, f"input_{position}")
         return self.file.array(name)
 

@@ -191,7 +191,7 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b) if a.is_floating_point() or b.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
-# --- layers whose weights are no initializers, and products ------------------------------------------------------------
+# --- layers whose weights are no initializers, and products ----------------------------------------------------------
 
 
 def conv(node: Node, x: Tensor, weight: Value, bias: Value = None) -> Tensor:
@@ -550,24 +550,21 @@ def resize(node: Node, x: Tensor, _roi: Value = None, scales: Value = None, size
         raise Unhandled("another number of channels")
     size = wanted[2:]
     exact = factors is None or all(f * n == w for f, n, w in zip(factors, x.shape, wanted, strict=True))
-    if (
-        mode == "nearest"
-        and place == "asymmetric"
-        and node.get("nearest_mode", "round_prefer_floor") == "floor"
-        and exact
-    ):
+    if mode == "nearest" and exact and _copies_pixels(node, place, x, size):
         return F.interpolate(x, size=size, mode="nearest")
-    whole = all(w % int(n) == 0 for w, n in zip(size, x.shape[2:], strict=True))
-    if mode == "nearest" and place in ("half_pixel", "pytorch_half_pixel") and whole and exact:
-        return F.interpolate(x, size=size, mode="nearest")  # the centre of each copy lies in its own pixel
     smooth = {"linear": "bilinear", "cubic": "bicubic"}.get(mode)
-    if smooth is None or not exact or (smooth == "bicubic" and abs(node.get("cubic_coeff_a", -0.75) + 0.75) > 1e-9):
-        raise Unhandled(f"the mode {mode} at {place}")
-    if place not in ("half_pixel", "pytorch_half_pixel", "align_corners") or (
-        place == "pytorch_half_pixel" and 1 in size
-    ):
+    usual = smooth != "bicubic" or abs(node.get("cubic_coeff_a", -0.75) + 0.75) < 1e-9
+    centred = place == "half_pixel" or (place == "pytorch_half_pixel" and 1 not in size)
+    if smooth is None or not exact or not usual or not (centred or place == "align_corners"):
         raise Unhandled(f"the mode {mode} at {place}")
     return F.interpolate(x, size=size, mode=smooth, align_corners=place == "align_corners")
+
+
+def _copies_pixels(node: Node, place: str, x: Tensor, size: Sequence[int]) -> bool:
+    """Whether nearest neighbours are those of torch; of whole factors, the centre of a copy lies in its own pixel."""
+    if place == "asymmetric":
+        return bool(node.get("nearest_mode", "round_prefer_floor") == "floor")
+    return "half_pixel" in place and all(w % int(n) == 0 for w, n in zip(size, x.shape[2:], strict=True))
 
 
 def dropout(node: Node, x: Tensor, _ratio: Value = None, training: Value = None) -> Tensor:
@@ -583,8 +580,14 @@ def numbers(*positions: int) -> frozenset[int]:
 
 
 OPS: dict[str, Op] = {
-    **{name: unary(getattr(torch, name.lower())) for name in ["Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg"]},
-    **{name: unary(getattr(torch, name.lower())) for name in ["Reciprocal", "Sin", "Cos", "Tan", "Floor", "Ceil", "Round", "Sign"]},
+    **{
+        name: unary(getattr(torch, name.lower()))
+        for name in ["Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg"]
+    },
+    **{
+        name: unary(getattr(torch, name.lower()))
+        for name in ["Reciprocal", "Sin", "Cos", "Tan", "Floor", "Ceil", "Round", "Sign"]
+    },
     "Softplus": unary(F.softplus),
     "Softsign": unary(lambda x: x / (1 + x.abs())),
     "Mish": unary(F.mish),

@@ -1,4 +1,4 @@
-"""A cut network back as the ONNX file that it came from: the same operations, names and metadata, with fewer channels."""
+"""A cut network back as the ONNX file that it came from: the same operations and names, with fewer channels."""
 
 from compress.surgery.onnx_cut.emit import Unwritable
 from compress.surgery.onnx_cut.numbers import moving_numbers, numbers_at

@@ -50,7 +50,8 @@ def resized(writer: Writer, path: str, proto: onnx.NodeProto, before: fx.Node, a
         writer: the writer.
         path: the operation's.
         proto: the operation of the file.
-        before: what it was in the trace; ``after`` what it is now.
+        before: what it was in the trace.
+        after: what it is now.
     """
     position, stem = SIZED[proto.op_type], f"{proto.output[0]}_sizes"
     raw, moving = _sizes_given(writer, path, proto)
@@ -116,11 +117,11 @@ def _split_sizes(node: fx.Node) -> Sequence[Any]:
     return sizes if isinstance(sizes, (list, tuple)) else [sizes]
 
 
-# --- operations of the cut graph ---------------------------------------------------------------------------------------
+# --- operations of the cut graph -------------------------------------------------------------------------------------
 
 
 def slice_(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """slice(x, dim, start, end, step)."""
+    """Slice: ``slice(x, dim, start, end, step)``."""
     defaults: tuple[Any, ...] = (None, 0, 0, END, 1)
     x, dim, start, end, step = (*node.args, *defaults[len(node.args) :])
     start, end, dim, step = (writer.concrete(n) for n in (start or 0, END if end is None else end, dim, step))
@@ -141,7 +142,7 @@ def pick(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name:
 
 
 def view(writer: Writer, path: str, proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """reshape(x, sizes): where the file has a reshape in this place, its own sizes are the pattern."""
+    """Reshape: where the file has a reshape in this place, its own sizes are the pattern."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     entering: Sizes = writer.shapes.of(source)
@@ -158,14 +159,14 @@ def view(writer: Writer, path: str, proto: onnx.NodeProto, node: fx.Node, name: 
 
 
 def cat(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """cat(tensors, dim)."""
+    """Concat: ``cat(tensors, dim)``."""
     parts: Any = node.args[0]
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     writer.builder.node("Concat", [writer.name(path, part) for part in parts], name, axis=dim)
 
 
 def permute(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """permute(x, dims)."""
+    """Transpose: ``permute(x, dims)``."""
     source, dims = node.args[:2]
     assert isinstance(source, fx.Node)
     assert isinstance(dims, (list, tuple))
@@ -175,7 +176,7 @@ def permute(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, na
 
 
 def split(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """split_with_sizes(x, sizes, dim): its results are named by the items taken from it."""
+    """Split: its results are named by the items taken from it."""
     source, dim = node.args[0], (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))
     assert isinstance(source, fx.Node)
     sizes = [int(writer.concrete(size)) for size in _split_sizes(node)]
@@ -194,7 +195,7 @@ def item(_writer: Writer, _path: str, _proto: onnx.NodeProto, _node: fx.Node, _n
 
 
 def select(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """select(x, dim, index)."""
+    """Gather of one: ``select(x, dim, index)``."""
     source, dim, index = node.args
     assert isinstance(source, fx.Node)
     position = writer.builder.store(
@@ -204,7 +205,7 @@ def select(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, nam
 
 
 def pad(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
-    """pad(x, amounts, mode, value) with a constant."""
+    """Pad with zeros: ``pad(x, amounts, mode, value)``."""
     args: tuple[Any, ...] = node.args
     mode = args[2] if len(args) > 2 and isinstance(args[2], str) else "constant"
     value = next((a for a in args[2:] if isinstance(a, (int, float))), node.kwargs.get("value")) or 0.0

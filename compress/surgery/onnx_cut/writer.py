@@ -2,8 +2,8 @@
 
 Each operation of the file became a few ATen operations, which the cut wrote anew. Where these are the same, the
 operation of the file stays, with smaller weights, and with channels picked in front of it where that is needed. Where
-they hold other numbers of channels, the numbers of the file follow. Where picks stand in for it, they are written in its
-place. All that is proved by the cut; what can't be said in ONNX is refused, and its channels stay.
+they hold other numbers of channels, the numbers of the file follow. Where picks stand in for it, they are written in
+its place. All that is proved by the cut; what can't be said in ONNX is refused, and its channels stay.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Writer:
             return self.shapes.of(value)
         return value
 
-    # --- what is made of numbers, and names for the same ---------------------------------------------------------------
+    # --- what is made of numbers, and names for the same -------------------------------------------------------------
 
     def _compute(self, proto: onnx.NodeProto) -> None:
         """An operation on numbers: it stays; what it returns now, from smaller shapes, is noted."""
@@ -176,7 +176,7 @@ class Writer:
             self.builder.nodes.append(node)
             self.names[written] = proto.output[0]
 
-    # --- operations ----------------------------------------------------------------------------------------------------
+    # --- operations --------------------------------------------------------------------------------------------------
 
     def _write(self, path: str, proto: onnx.NodeProto, before: list[fx.Node], after: list[fx.Node]) -> None:
         lead, core = after[: -len(before)], after[-len(before) :]
@@ -215,7 +215,7 @@ class Writer:
         if layer is not None:
             self._parametrise(path, node, layer, str(pairs[-1][1].target))
         elif base_name(pairs[-1][0]) in LAYER_CALLS:
-            self._parametrise_call(path, node, pairs[-1][1])
+            self._parametrise_call(node, pairs[-1][1])
         position = SIZED.get(proto.op_type)
         self._freeze(path, proto, node, position)
         if position is not None and (differing or self._follows(path, proto, position)):
@@ -287,7 +287,7 @@ class Writer:
         if isinstance(groups := getattr(layer, "groups", None), int):
             _set_groups(node, groups)
 
-    def _parametrise_call(self, path: str, node: onnx.NodeProto, call: fx.Node) -> None:
+    def _parametrise_call(self, node: onnx.NodeProto, call: fx.Node) -> None:
         """The same for a layer that shares parameters, and was written as a call."""
         for position in range(1, len(node.input)):
             argument = call.args[position] if len(call.args) > position else None

@@ -1,0 +1,109 @@
+"""``compress compact``: dead channels leave an ONNX file, and the smaller file is proved to compute the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compress.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from compress.surgery.onnx_compact import OnnxResult
+
+
+def compact_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A model of any framework, opset 13 to 23.")],
+    out: Annotated[Path, typer.Option("--out", metavar="SMALL.onnx", help="The file to write.")],
+    input_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-size",
+            metavar="NAME=1x3x224x224",
+            help="The shape of an input that the file leaves open; images of 224 pixels by default. May be repeated.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Remove every dead channel from an ONNX file that can leave without a trace.
+
+    Dead are channels that are the same for every input, or that all readers multiply by zero. Names, open sizes and
+    metadata stay. Both files are compared in ONNX Runtime at several sizes, and in float64; a file that differs is not
+    written. What has to stay is told with the reason. A file without dead channels is written as it is.
+    """
+    from compress.surgery.onnx_compact import compact_onnx, write_model
+
+    sizes = _sizes(input_size or [])
+    _require_place(file, out)
+    result = compact_onnx(file, sizes=sizes)
+    write_model(result.model, out)
+    if as_json:
+        report = result.report.to_dict()
+        typer.echo(json.dumps({"file": str(file), "out": str(out), "removed": result.removed, **report}, indent=2))
+    else:
+        _print(file, out, result)
+
+
+def _sizes(given: list[str]) -> dict[str, tuple[int, ...]]:
+    sizes = {}
+    for text in given:
+        name, _, shape = text.rpartition("=")
+        if not name or not all(part.isdigit() and int(part) for part in shape.split("x")):
+            raise ConfigError(f"--input-size {text}: expected a name and a shape, for example input=1x3x224x224.")
+        sizes[name] = tuple(map(int, shape.split("x")))
+    return sizes
+
+
+def _require_place(file: Path, out: Path) -> None:
+    """Refuse a place that can't be written, before any work."""
+    if out.suffix != ".onnx" and not out.is_dir():  # a slip must not overwrite another file
+        raise ConfigError(f"--out {out}: the file's name must end in .onnx")
+    if out.exists() and file.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out}: this is the file itself; it is what the certificate refers to, and is kept.")
+    if out.is_dir() or not out.parent.is_dir():
+        missing = "it is a folder" if out.is_dir() else f"the folder {out.parent} does not exist; make it first"
+        raise ConfigError(f"--out {out}: {missing}.")
+
+
+def _print(file: Path, out: Path, result: OnnxResult) -> None:
+    from compress.cli.inspect import RUN_HEADINGS, report_changes, report_layers, row
+    from compress.cli.tables import console, layer_table
+
+    screen, report = console(), result.report.to_dict()
+    rows = [row(layer) for layer in report_layers(report) if layer["before"] != layer["after"] or layer["kept"]]
+    if rows:
+        screen.print(layer_table(f"layers of {file} with dead channels", RUN_HEADINGS, rows))
+    for change in report_changes(report):
+        screen.print(f"  {change}", highlight=False, markup=False)
+    if not result.removed:
+        text = f"nothing to remove: no channel of {file} can leave; {out} is the same network"
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    screen.print(_summary(file, out, result))
+    screen.print(f"bench latency {out} --baseline {file} --device cpu", markup=False, highlight=False, soft_wrap=True)
+
+
+def _summary(file: Path, out: Path, result: OnnxResult) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    report = result.report
+    sizes = ", ".join("x".join(map(str, a.input_shapes[0])) for a in report.agreements if a.dtype != "float64")
+    rows = {
+        "channels removed": f"{result.removed:,}",
+        "parameters": f"{report.params_before:,} -> {report.params_after:,}",
+        "multiply-accumulates": f"{report.macs_before:,} -> {report.macs_after:,}",
+        "bytes": f"{file.stat().st_size:,} -> {out.stat().st_size:,}",
+        "largest difference in ONNX Runtime": f"{report.max_relative_error:.1e} of the largest output, at {sizes}",
+        "in float64": "not compared" if report.max_exact_error is None else f"{report.max_exact_error:.1e}",
+    }
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
