@@ -11,17 +11,17 @@ import numpy as np
 from bench.errors import BenchError
 from bench.measure.realtime import Deadline, realtime
 from bench.measure.realtime import requests as realtime_requests
-from bench.measure.runs import Progress, answers, fallen_back, host_of, now, request_of, require_unchanged
+from bench.measure.runs import Progress, answers, fallen_back, host_doubts, host_of, now, request_of, require_unchanged
 from bench.measure.throughput import throughput
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import CPU_PROVIDER, Answer, Host, LatencySamples, MeasuredModel
 from bench.report import Latency, LatencyReport, LatencyResult, Realtime, Settings
 from bench.stats import MIN_RUNS, Ratio, far_out, median_interval, ratio_of_medians
+from bench.targets import caveats
 
 NS_PER_MS = 1e6
 # Half the width of an interval from which a figure is called noisy: differences that people act on are about this size.
 NOISY_HALF_WIDTH = 0.05
-IDLE_LOAD = 0.5  # a desktop or the end of the previous command; a whole busy process is 1
 MAX_ADVISED_RUNS = 100  # beyond, a quieter machine is the better advice
 
 
@@ -103,7 +103,7 @@ def latency(
         device=device,
         settings=settings,
         host=host,
-        warnings=(*doubts(command, settings, host, results, ratio), *fallen),
+        warnings=(*caveats(device), *doubts(command, settings, host, results, ratio), *fallen),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=ratio,
@@ -188,16 +188,7 @@ def doubts(
     command: Sequence[str], settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
 ) -> tuple[str, ...]:
     """What makes the figures doubtful, and what to run next: `command` with more runs."""
-    found = []
-    threads, cores, load = settings.threads, host.usable_cores, host.load_average_1min
-    own = len(settings.pin) or cores
-    if threads > own:
-        found.append(f"{threads} threads share {own} cores: run with --threads {own}")
-    if load is not None and load + threads > cores + IDLE_LOAD:
-        found.append(
-            f"other processes were running: load average {load:.1f} before the start, and {threads} of {cores} cores "
-            "needed; stop them (see: top), then run the same command"
-        )
+    found = host_doubts(settings, host)
     if not all(run.warmup_stable for result in results for run in result.latency.runs):
         found.append(
             "the speed was still changing after the warm-up: fix the clock frequency (see: cpupower) or cool down"

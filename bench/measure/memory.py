@@ -12,6 +12,7 @@ from bench.measure.runs import Progress, answers, fallen_back, host_of, now, req
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import CPU_PROVIDER, MeasuredModel
 from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings, StaticMemory
+from bench.targets import caveats
 
 REPEATABLE = 0.02  # of the peak: what processes of one model differed by at most on quiet and on busy machines
 INFERENCES = 10  # of each process; ONNX Runtime's arena has reached its size after the second
@@ -81,7 +82,7 @@ def memory(
         device=device,
         settings=settings,
         host=host_of(found[0]),
-        warnings=(*_warnings(results, settings), *fallen_back(zip(files, by_model, strict=True))),
+        warnings=(*caveats(device), *_warnings(results, settings), *fallen_back(zip(files, by_model, strict=True))),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratios=_ratios(*results) if baseline is not None else None,

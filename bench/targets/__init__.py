@@ -9,9 +9,11 @@ from typing import Protocol
 
 from bench.errors import BenchError
 from bench.protocol import Answer, Request
+from bench.targets.adb import CAVEAT as ADB_CAVEAT
+from bench.targets.adb import adb_target
 from bench.targets.local import LocalTarget
 from bench.targets.qemu.target import QemuTarget
-from bench.targets.ssh import SshTarget
+from bench.targets.ssh import ssh_target
 
 
 class Session(Protocol):
@@ -33,9 +35,13 @@ class Target(Protocol):
 
 TARGETS: dict[str, Callable[[str], Target]] = {
     "cpu": LocalTarget,
-    "ssh": SshTarget,
+    "ssh": ssh_target,
     "arm64": QemuTarget,
+    "adb": adb_target,
 }
+
+# Name of a target -> what makes every figure of it doubtful.
+CAVEATS = {"adb": ADB_CAVEAT}
 
 
 def find_target(device: str) -> Target:
@@ -48,3 +54,9 @@ def find_target(device: str) -> Target:
     if name not in TARGETS:
         raise BenchError(f"unknown device {device!r}; known devices: {', '.join(TARGETS)}")
     return TARGETS[name](address)
+
+
+def caveats(device: str) -> tuple[str, ...]:
+    """What has to be said with every figure of a device."""
+    caveat = CAVEATS.get(device.partition(":")[0])
+    return () if caveat is None else (caveat,)

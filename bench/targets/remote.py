@@ -33,44 +33,48 @@ PATIENCE_S = 60  # of the agent: when the network is gone, nobody can tell it to
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '(numpy|onnxruntime)'")
 
 
-@contextmanager
-def remote_session(
-    link: Link,
-    limit_s: float,
-    *,
-    worker: Path = launch.WORKER,
-    startup_s: float = STARTUP_ALLOWANCE_S,
-    connect_s: float = CONNECT_S,
-) -> Iterator["RemoteSession"]:
-    """A session on a device.
+class RemoteTarget:
+    """Runs requests on a device that a link leads to."""
 
-    Args:
-        link: To the device.
-        limit_s: For connecting and copying.
-        worker: Runs there.
-        startup_s: Time for each worker on top of the request's, before its own clock runs.
-        connect_s: For connecting.
+    def __init__(
+        self,
+        link: Link,
+        *,
+        worker: Path = launch.WORKER,
+        startup_s: float = STARTUP_ALLOWANCE_S,
+        connect_s: float = CONNECT_S,
+    ) -> None:
+        self.link = link
+        self.worker = worker
+        self.startup_s = startup_s
+        self.connect_s = connect_s
 
-    Raises:
-        BenchError: It cannot be opened, or something stays behind on the device.
-    """
-    agent, token = AGENT.read_bytes(), secrets.token_hex(8)
-    # The folder in which the login begins, an empty entry of sys.path, must not shadow modules.
-    load = f"import sys; sys.path = [p for p in sys.path if p]; exec(sys.stdin.buffer.read({len(agent)}))"
-    command = link.command(f'{load}; serve("{token}", {PATIENCE_S})')
-    try:
-        channel = Channel(command, token)
-    except OSError as error:
-        raise BenchError(f"cannot start {command[0]}: {error.strerror}; install {link.program}") from error
-    with channel:
-        session = RemoteSession(link, channel, time.monotonic() + limit_s, startup_s)
+    @contextmanager
+    def session(self, limit_s: float, /) -> Iterator["RemoteSession"]:
+        """A connection, and a private folder on the device for as long as it lasts.
+
+        Raises:
+            BenchError: It cannot be opened, or something stays behind on the device.
+        """
+        agent, token = AGENT.read_bytes(), secrets.token_hex(8)
+        # The folder in which the login begins, an empty entry of sys.path, must not shadow modules.
+        load = f"import sys; sys.path = [p for p in sys.path if p]; exec(sys.stdin.buffer.read({len(agent)}))"
+        command = self.link.command(f'{load}; serve("{token}", {PATIENCE_S})')
         try:
-            session.open(agent, worker, connect_s)
-            yield session
-        finally:
-            left = session.close()
-        if left is not None:
-            raise BenchError(f"{link.device}: {launch.printable(left)} could not be removed there; remove it by hand")
+            channel = Channel(command, token)
+        except OSError as error:
+            raise BenchError(f"cannot start {command[0]}: {error.strerror}; install {self.link.program}") from error
+        with channel:
+            session = RemoteSession(self.link, channel, time.monotonic() + limit_s, self.startup_s)
+            try:
+                session.open(agent, self.worker, self.connect_s)
+                yield session
+            finally:
+                left = session.close()
+            if left is not None:
+                raise BenchError(
+                    f"{self.link.device}: {launch.printable(left)} could not be removed there; remove it by hand"
+                )
 
 
 class RemoteSession:

@@ -7,14 +7,10 @@ configuration: aliases, jump hosts, keys and known hosts are as for ``ssh host``
 import re
 import shlex
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 
 from bench.errors import BenchError
-from bench.targets.launch import WORKER
 from bench.targets.link import Link, shell_word
-from bench.targets.local import STARTUP_ALLOWANCE_S
-from bench.targets.remote import CONNECT_S, RemoteSession, remote_session
+from bench.targets.remote import CONNECT_S, RemoteTarget
 
 ADDRESS = re.compile(
     r"//(?:(?P<user>[^@/?]*)@)?(?P<host>\[[^]]*\]|[^]\[:/?@]*)(?::(?P<port>[^/?]*))?(?:\?python=(?P<python>.*))?",
@@ -41,27 +37,9 @@ OPTIONS = {
 }
 
 
-class SshTarget:
-    """Runs requests on a host that the OpenSSH client reaches."""
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        worker: Path = WORKER,
-        startup_s: float = STARTUP_ALLOWANCE_S,
-        connect_s: float = CONNECT_S,
-    ) -> None:
-        self.link = ssh_link(address)
-        self.worker = worker
-        self.startup_s = startup_s
-        self.connect_s = connect_s
-
-    def session(self, limit_s: float, /) -> AbstractContextManager[RemoteSession]:
-        """A connection, and a private folder on the host for as long as it lasts."""
-        return remote_session(
-            self.link, limit_s, worker=self.worker, startup_s=self.startup_s, connect_s=self.connect_s
-        )
+def ssh_target(address: str) -> RemoteTarget:
+    """The host that the OpenSSH client reaches; raises as `ssh_link`."""
+    return RemoteTarget(ssh_link(address))
 
 
 def ssh_link(address: str) -> Link:

@@ -22,7 +22,8 @@ from bench.errors import BenchError
 from bench.protocol import Answer, Request
 from bench.report import load_report
 from bench.targets import find_target
-from bench.targets.ssh import SshTarget, ssh_link
+from bench.targets.remote import RemoteTarget
+from bench.targets.ssh import ssh_link, ssh_target
 
 REQUEST = Request(
     measure="latency",
@@ -42,7 +43,7 @@ SLEEPER = "import os, time, pathlib; pathlib.Path('started').write_text(str(os.g
 def run(address: str, model: Path | None = None, *, limit_s: float = 30.0, **settings: object) -> Answer:
     """One session of one request, by default of no models, as a worker of one's own answers it."""
     request = replace(REQUEST, models=() if model is None else (str(model),), limit_seconds=limit_s)
-    with SshTarget(address, **settings).session(limit_s) as session:  # type: ignore[arg-type]
+    with RemoteTarget(ssh_link(address), **settings).session(limit_s) as session:  # type: ignore[arg-type]
         return session.run(request)
 
 
@@ -64,7 +65,7 @@ def script(tmp_path: Path, text: str) -> Path:
 
 def test_requests_share_a_connection_and_a_copy_in_a_private_folder(device, make_convs) -> None:
     model, other = make_convs("a.onnx"), make_convs("b.onnx", width=2)
-    with SshTarget(device.address()).session(30.0) as session:
+    with ssh_target(device.address()).session(30.0) as session:
         answers = []
         for models in ((str(model), str(other)), (str(other), str(model))):
             answers.append(session.run(replace(REQUEST, models=models, batch=2)))
@@ -299,7 +300,7 @@ HOSTILE = [
 @pytest.mark.parametrize("address", HOSTILE)
 def test_an_address_that_is_none_is_refused_before_anything_starts(address: str) -> None:
     with pytest.raises(BenchError) as refusal:
-        SshTarget(address)
+        ssh_target(address)
     assert str(refusal.value).isprintable()
     assert "expected" in str(refusal.value)
 
