@@ -8,7 +8,16 @@ from bench import codec
 from bench.errors import BenchError
 from bench.files import write_whole
 from bench.onnx_file import OnnxFile
-from bench.protocol import CPU_PROVIDER, Host, Input, LatencySamples, MemorySamples, PeriodicSamples, ProfileSamples
+from bench.protocol import (
+    CPU_PROVIDER,
+    Host,
+    Input,
+    InstructionSamples,
+    LatencySamples,
+    MemorySamples,
+    PeriodicSamples,
+    ProfileSamples,
+)
 from bench.stats import Ratio
 
 
@@ -256,6 +265,47 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """One model's instructions per inference, on one thread.
+
+    Attributes:
+        per_inference: Median of all counts.
+        low: Smallest count.
+        high: Largest count.
+        runs: Raw counts, one entry for each process.
+    """
+
+    per_inference: int
+    low: int
+    high: int
+    runs: tuple[InstructionSamples, ...]
+
+    @property
+    def spread(self) -> float:
+        """Largest less smallest count, as a share of the median."""
+        return (self.high - self.low) / self.per_inference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far a model's outputs on the device are from this machine's, of the output that differs most.
+
+    Attributes:
+        output: Its name.
+        arithmetic: ``float32``, ``float16`` or ``int8``: the coarsest that the model computes in.
+        max_abs_error: Largest difference of two values.
+        largest_value: Largest absolute value on this machine.
+        tolerance: Allowed `max_abs_error`, as a share of `largest_value`; 0 for classes and indices.
+    """
+
+    output: str
+    arithmetic: str
+    max_abs_error: float
+    largest_value: float
+    tolerance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencyResult:
     """A model, its inputs as they were run, and its times."""
 
@@ -284,6 +334,16 @@ class ProfileResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InstructionsResult:
+    """A model, its inputs as they were run, its instructions, and whether it computes what it should."""
+
+    file: OnnxFile
+    inputs: tuple[Input, ...]
+    instructions: Instructions
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryRatios:
     """The model's figures over its baseline's; None where one is not known, or the baseline's is 0."""
 
@@ -300,7 +360,7 @@ class Report:
     """What every report holds.
 
     Attributes:
-        measure: ``latency``, ``memory`` or ``profile``.
+        measure: ``latency``, ``memory``, ``profile`` or ``instructions``.
         created: UTC, ISO 8601.
         device: As given with ``--device``.
         warnings: What makes the figures doubtful, each with the next command to run.
@@ -363,9 +423,23 @@ class ProfileReport(Report):
     baseline: ProfileResult | None
 
 
-AnyReport = LatencyReport | MemoryReport | ProfileReport
+@dataclass(frozen=True, kw_only=True)
+class InstructionsReport(Report):
+    """Instructions per inference of a model and its baseline, and the first over the second."""
 
-REPORTS: dict[str, type[AnyReport]] = {"latency": LatencyReport, "memory": MemoryReport, "profile": ProfileReport}
+    model: InstructionsResult
+    baseline: InstructionsResult | None
+    ratio: float | None
+
+
+AnyReport = LatencyReport | MemoryReport | ProfileReport | InstructionsReport
+
+REPORTS: dict[str, type[AnyReport]] = {
+    "latency": LatencyReport,
+    "memory": MemoryReport,
+    "profile": ProfileReport,
+    "instructions": InstructionsReport,
+}
 
 
 def load_report(path: Path) -> AnyReport:

@@ -9,8 +9,10 @@ import typer
 
 from bench.cli.compare import compare_command
 from bench.cli.gate import gate_command
+from bench.cli.instructions import instructions_command
 from bench.cli.latency import latency_command
 from bench.cli.memory import memory_command
+from bench.cli.profile import profile_command
 from bench.cli.report import report_command
 from bench.errors import BenchError
 
@@ -40,7 +42,9 @@ COMMANDS: dict[str, Command] = {
             "bench latency small.onnx",
             "bench latency small.onnx --baseline dense.onnx --device cpu --json latency.json",
             "bench latency small.onnx --baseline dense.onnx --threads 4 --min-seconds 10 --runs 20",
-            "bench latency small.onnx --batch 8",
+            "bench latency small.onnx --batches 1,4,8",
+            "bench latency small.onnx --deadline-ms 33 --period-ms 33 --frames 1000",
+            "bench latency small.onnx --pin 2,3 --threads 2 --provider xnnpack",
             "bench latency detector.onnx --shape image=1,3,640,640",
         ),
     ),
@@ -50,6 +54,23 @@ COMMANDS: dict[str, Command] = {
         (
             "bench memory small.onnx",
             "bench memory small.onnx --baseline dense.onnx --repeats 5 --json memory.json",
+        ),
+    ),
+    "profile": Command(
+        profile_command,
+        "Time and GFLOP/s of each node and operator.",
+        (
+            "bench profile small.onnx",
+            "bench profile small.onnx --baseline dense.onnx --top 50 --json profile.json",
+        ),
+    ),
+    "instructions": Command(
+        instructions_command,
+        "Instructions per inference on an emulated ARM CPU.",
+        (
+            "bench devices setup arm64",
+            "bench instructions small.onnx --baseline dense.onnx --device arm64:cortex-a53",
+            "bench instructions small-int8.onnx --device arm64:cortex-a76 --json instructions.json",
         ),
     ),
     "compare": Command(

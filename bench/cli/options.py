@@ -24,6 +24,10 @@ Pin = Annotated[
 Provider = Annotated[
     str, typer.Option(help="Execution provider of ONNX Runtime: cpu, or xnnpack and others where the build has them.")
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Allowed difference from this machine's outputs, as a share of each output's largest value."),
+]
 Seed = Annotated[int, typer.Option(help="Of the random inputs.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]
 Json = Annotated[

@@ -1,0 +1,115 @@
+"""Instructions per inference: counted by an emulator, the same on a busy machine as on a quiet one."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.errors import BenchError
+from bench.measure.parity import local_outputs, outputs_of, require_parity
+from bench.measure.runs import Progress, answers, host_of, now, request_of, require_unchanged
+from bench.onnx_file import OnnxFile, describe
+from bench.protocol import MeasuredModel
+from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Settings
+
+REPEATABLE = 0.01  # single inferences and processes differ by 0.1 % and less: what Python does between two calls
+
+
+def instructions(
+    model: Path,
+    baseline: Path | None = None,
+    *,
+    device: str = "arm64",
+    runs: int = 2,
+    samples: int = 6,
+    batch: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+    timeout_s: float = 600.0,
+    progress: Progress | None = None,
+) -> InstructionsReport:
+    """Count the instructions of single inferences of `model`, and of `baseline` in processes of its own, on one thread.
+
+    Args:
+        model: ONNX file.
+        baseline: ONNX file to compare with, usually the dense network.
+        device: ``arm64``, with ``:cpu`` behind it.
+        runs: Fresh processes for each model.
+        samples: Inferences of each model at least, over all runs.
+        batch: Size of every open first dimension; 1 by default.
+        shapes: Whole shapes of inputs by name; other open sizes are 1.
+        tolerance: Allowed difference from this machine's outputs, as a share of each output's largest value; by default
+            that of ``bench/measure/parity.py``.
+        seed: Of the random inputs.
+        timeout_s: For everything.
+        progress: Called after each process with those done and their number.
+
+    Raises:
+        BenchError: The request makes no sense, the device does not count, a model could not be run, or it computes
+            something else there than here.
+    """
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise BenchError(f"tolerance is {tolerance}, expected 0 or more")
+    settings = Settings(
+        threads=1,
+        batch=batch,
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        runs=runs,
+        min_seconds=0.0,
+        min_samples=samples,
+        seed=seed,
+    )
+    paths = tuple(str(path) for path in (model, baseline) if path is not None)
+    files = [describe(Path(path)) for path in paths]
+    requests = [request_of("instructions", (path,), settings) for _ in range(runs) for path in paths]
+    here = local_outputs(request_of("outputs", paths, settings), timeout_s)
+    found = list(answers(device, requests, timeout_s, progress))
+    require_unchanged(files, paths)
+    results = []
+    for place, file in enumerate(files):
+        own = found[place :: len(paths)]
+        parities = [
+            require_parity(Path(paths[place]), here[place], outputs_of(answer)[0], device, tolerance) for answer in own
+        ]
+        parity = max(parities, key=lambda each: each.max_abs_error)
+        results.append(_result(file, [measured for answer in own for measured in answer.models], parity))
+    return InstructionsReport(
+        measure="instructions",
+        created=now(),
+        device=device,
+        settings=settings,
+        host=host_of(found[0]),
+        warnings=_warnings(results, paths, device, settings),
+        model=results[0],
+        baseline=results[1] if baseline is not None else None,
+        ratio=_ratio(*results) if baseline is not None else None,
+    )
+
+
+def _result(file: OnnxFile, measured: Sequence[MeasuredModel], parity: Parity) -> InstructionsResult:
+    """One model's median."""
+    runs = tuple(model.instructions for model in measured if model.instructions is not None)
+    if len(runs) != len(measured):
+        raise BenchError("worker's answer: instructions are missing; the worker is not the one of this bench")
+    counts = [count for run in runs for count in run.counts]
+    figures = Instructions(per_inference=round(float(np.median(counts))), low=min(counts), high=max(counts), runs=runs)
+    return InstructionsResult(file=file, inputs=measured[0].inputs, instructions=figures, parity=parity)
+
+
+def _ratio(model: InstructionsResult, baseline: InstructionsResult) -> float:
+    return model.instructions.per_inference / baseline.instructions.per_inference
+
+
+def _warnings(
+    results: Sequence[InstructionsResult], paths: Sequence[str], device: str, settings: Settings
+) -> tuple[str, ...]:
+    """What is not repeatable, with a command that shows whether more samples help."""
+    more = ["--device", device, "--runs", f"{2 * settings.runs}", "--samples", f"{4 * settings.min_samples}"]
+    return tuple(
+        f"{result.file.file_name}: counts of single inferences differ by {result.instructions.spread:.1%}, more than "
+        f"{REPEATABLE:.0%}; count more: {shlex.join(['bench', 'instructions', path, *more])}"
+        for result, path in zip(results, paths, strict=True)
+        if result.instructions.spread > REPEATABLE
+    )
