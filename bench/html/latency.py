@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.html import plots
-from bench.html.parts import Bar, Panel, Part, Tile, percents
+from bench.html.parts import Bar, Panel, Part, Tile, figure, percents
 from bench.measure.latency import NS_PER_MS
 from bench.report import Frames, LatencyReport, LatencyResult, Realtime, Throughput
 from bench.stats import FAR_OUT
 
-FRAMES_IN_STRIP = 600  # a dot each
+FRAMES_IN_STRIP = 600  # a line each
+DEADLINES_SHOWN = 4.0  # height of the frames' plot: beyond, late is late
 
 
 def latency_content(report: LatencyReport) -> tuple[list[Tile], list[Panel]]:
@@ -19,11 +20,11 @@ def latency_content(report: LatencyReport) -> tuple[list[Tile], list[Panel]]:
     tiles = [
         Tile(
             label="p50",
-            value=f"{times.p50_ms:.4g} ms",
-            note=f"95 % interval {times.p50_low_ms:.4g} – {times.p50_high_ms:.4g}",
+            value=f"{figure(times.p50_ms)} ms",
+            note=f"95 % interval {figure(times.p50_low_ms)} – {figure(times.p50_high_ms)}",
         ),
-        Tile(label="p95", value=f"{times.p95_ms:.4g} ms"),
-        Tile(label="p99", value=f"{times.p99_ms:.4g} ms", note=f"of {times.samples:,} samples"),
+        Tile(label="p95", value=f"{figure(times.p95_ms)} ms"),
+        Tile(label="p99", value=f"{figure(times.p99_ms)} ms", note=f"of {times.samples:,} samples"),
     ]
     results = _results(report)
     panels = [_ridges(results), _processes(report)]
@@ -70,10 +71,10 @@ def _ridges(results: Sequence[tuple[str, LatencyResult]]) -> Panel:
             median_high=over.x(times.p50_high_ms),
             p99=over.x(times.p99_ms),
             beyond=sum(value > over.high for value in values),
-            largest=max(values),
+            largest_ms=figure(max(values)),
             outliers=times.outliers,
         )
-        rows.append((ridge, result.file.file_name, f"p50 {times.p50_ms:.4g} ms, p99 {times.p99_ms:.4g} ms"))
+        rows.append((ridge, result.file.file_name, f"p50 {figure(times.p50_ms)} ms, p99 {figure(times.p99_ms)} ms"))
     scale = "logarithmic axis" if over.log else "linear axis"
     return Panel(
         kind="ridges",
@@ -88,12 +89,12 @@ def _processes(report: LatencyReport) -> Panel:
     medians = [[float(np.median(run.samples_ns)) / NS_PER_MS for run in r.latency.runs] for _, r in _results(report)]
     if report.ratio is None:
         times = report.model.latency
-        figure = (times.p50_low_ms, times.p50_ms, times.p50_high_ms)
+        interval = (times.p50_low_ms, times.p50_ms, times.p50_high_ms)
         return Panel(
             kind="dots",
             title="Median of each process",
             caption="milliseconds; a dot is a process. Shaded: 95 % interval of the median, over the processes.",
-            data=plots.dots(medians[0], figure),
+            data=plots.dots(medians[0], interval),
         )
     ratios = [ours / theirs for ours, theirs in zip(*medians, strict=True)]
     ratio = report.ratio
@@ -113,11 +114,13 @@ def _cold_start(results: Sequence[tuple[str, LatencyResult]]) -> Panel:
         times = result.latency
         load, first = percents([times.load_ms, times.first_inference_ms], full)
         parts = (
-            Part(f"{kind} light", load, f"load {times.load_ms:.4g} ms"),
-            Part(kind, first, f"first inference {times.first_inference_ms:.4g} ms"),
+            Part(f"{kind} light", load, f"load {figure(times.load_ms)} ms"),
+            Part(kind, first, f"first inference {figure(times.first_inference_ms)} ms"),
         )
-        note = f"load {times.load_ms:.4g} ms + first inference {times.first_inference_ms:.4g} ms"
-        bars.append(Bar(label=kind, parts=parts, value=f"{times.load_ms + times.first_inference_ms:.4g} ms", note=note))
+        note = f"load {figure(times.load_ms)} ms + first inference {figure(times.first_inference_ms)} ms"
+        bars.append(
+            Bar(label=kind, parts=parts, value=f"{figure(times.load_ms + times.first_inference_ms)} ms", note=note)
+        )
     return Panel(
         kind="bars",
         title="Cold start",
@@ -135,7 +138,7 @@ def _throughput(rows: Sequence[Throughput]) -> Panel:
     full = max(each.images_per_second for _, _, each in known)
     bars = [
         Bar(
-            label=f"batch {batch}" if kind == "model" else "baseline",
+            label=f"batch {batch}" + ("" if kind == "model" else f", {kind}"),
             parts=(Part(kind, *percents([each.images_per_second], full), f"{each.images_per_second:,.4g} images/s"),),
             value=f"{each.images_per_second:,.0f}/s",
             note=f"95 % interval {each.images_per_second_low:,.0f} – {each.images_per_second_high:,.0f}",
@@ -165,7 +168,7 @@ def _frames(realtime: Realtime) -> Panel:
     found = [("model", realtime.model), ("baseline", realtime.baseline)]
     runs = [(kind, _responses(frames), frames) for kind, frames in found if frames is not None]
     times = [time for _, each, _ in runs for run in each for time in run if time is not None]
-    top = 1.15 * max(realtime.deadline_ms, float(np.quantile(times, 0.99)) if times else 0.0)
+    top = min(DEADLINES_SHOWN * realtime.deadline_ms, 1.15 * max([realtime.deadline_ms, *times]))
     rows = [
         (
             plots.strip(kind, each, realtime.deadline_ms, top),
@@ -179,8 +182,8 @@ def _frames(realtime: Realtime) -> Panel:
     return Panel(
         kind="strips",
         title=f"Frames every {realtime.period_ms:g} ms",
-        caption=f"response from a frame's arrival to its result, 0 to {top:.3g} ms. Line: the deadline of "
-        f"{realtime.deadline_ms:g} ms; red: missed, at the upper edge: dropped.{part}",
+        caption=f"response from a frame's arrival to its result, 0 to {top:.3g} ms, longer ones cut off. "
+        f"Line: the deadline of {realtime.deadline_ms:g} ms; red: missed, at the upper edge: dropped.{part}",
         data=rows,
         wide=True,
     )

@@ -73,7 +73,8 @@ def _static(results: Sequence[tuple[str, MemoryResult]]) -> Panel:
             if name == what:
                 shown = "unknown" if size is None else f"{size / KIB:,.1f} KiB"
                 parts = () if size is None else (Part(kind, *percents([size], full), f"{what}: {size:,} bytes"),)
-                bars.append(Bar(label=what if kind == "model" else kind, parts=parts, value=shown))
+                label = what if kind == "model" else f"{what}, {kind}"
+                bars.append(Bar(label=label, parts=parts, value=shown))
     reasons = {result.static.unknown_because for _, result in results} - {None}
     because = "".join(f" {reason}." for reason in sorted(map(str, reasons)))
     return Panel(

@@ -43,7 +43,7 @@ class Section:
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Part:
     """A piece of a bar: its class for the colour, its share of the bar's full width, and what it is."""
 
@@ -65,3 +65,8 @@ class Bar:
 def percents(values: Sequence[float], full: float) -> list[float]:
     """Shares of the full width, never below 0."""
     return [100 * max(0.0, value) / full if full > 0 else 0.0 for value in values]
+
+
+def figure(value: float) -> str:
+    """Four significant digits, zeros at the end included: 0.1070 beside 0.1234."""
+    return f"{value:#.4g}".removesuffix(".") if 1e-4 <= abs(value) < 1e4 else f"{value:.4g}"

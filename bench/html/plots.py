@@ -9,7 +9,7 @@ import numpy as np
 WIDTH = 360.0
 MARGIN = 10.0
 BINS = 60
-ROW_HEIGHT = 64.0
+RIDGE_HEIGHT = 66.0
 SHOWN_SHARE = 0.995  # of the samples of a distribution; the number and the largest of the others are written beside
 LOG_FROM = 4.0  # largest over smallest value from which an axis is logarithmic
 DECADE_TICKS = (1.0, 2.0, 5.0)
@@ -88,7 +88,7 @@ class Ridge:
         median_high: Of its upper end.
         p99: Place of the 99 % quantile.
         beyond: How many samples are larger than the axis.
-        largest: The largest sample.
+        largest_ms: The largest sample, as text.
         outliers: Samples beyond Tukey's outer fence.
     """
 
@@ -99,7 +99,7 @@ class Ridge:
     median_high: float
     p99: float
     beyond: int
-    largest: float
+    largest_ms: str
     outliers: int
 
 
@@ -108,7 +108,7 @@ def histogram_axis(samples: Sequence[Sequence[float]]) -> Axis:
     return axis([value for values in samples for value in (min(values), float(np.quantile(values, SHOWN_SHARE)))])
 
 
-def histogram_path(values: Sequence[float], over: Axis, height: float = ROW_HEIGHT - 12) -> str:
+def histogram_path(values: Sequence[float], over: Axis, height: float = RIDGE_HEIGHT) -> str:
     """The outline of a histogram, closed along y 0; heights grow upwards, that is to negative y."""
     edges = over.edges(BINS)
     counts, _ = np.histogram([value for value in values if value <= over.high], bins=edges)

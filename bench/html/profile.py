@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.html.parts import Bar, Panel, Part, Tile, percents
+from bench.html.parts import Bar, Panel, Part, Tile, figure, percents
 from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult
 
 SHOWN_NODES = 24  # of a profile; the others are one bar
@@ -16,7 +16,7 @@ def profile_content(report: ProfileReport) -> tuple[list[Tile], list[Panel]]:
     profile = report.model.profile
     hottest = max(profile.nodes, key=lambda node: node.share, default=None)
     tiles = [
-        Tile(label="p50 without the profiler", value=f"{profile.p50_ms:.4g} ms"),
+        Tile(label="p50 without the profiler", value=f"{figure(profile.p50_ms)} ms"),
         Tile(
             label="multiply-accumulates",
             value="unknown" if profile.macs is None else f"{profile.macs:,}",
