@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from bench.cli.compare import compare_command
+from bench.cli.devices import devices_command
 from bench.cli.gate import gate_command
 from bench.cli.instructions import instructions_command
 from bench.cli.latency import latency_command
@@ -27,11 +28,13 @@ class Command:
         run: Its signature gives arguments and options, its docstring the help.
         summary: Its line in ``bench --help``.
         examples: Commands to paste; its help ends with them.
+        alone: It does something without an argument; else that shows the help.
     """
 
     run: Callable[..., Any]
     summary: str
     examples: tuple[str, ...]
+    alone: bool = False
 
 
 COMMANDS: dict[str, Command] = {
@@ -72,6 +75,12 @@ COMMANDS: dict[str, Command] = {
             "bench instructions small.onnx --baseline dense.onnx --device arm64:cortex-a53",
             "bench instructions small-int8.onnx --device arm64:cortex-a76 --json instructions.json",
         ),
+    ),
+    "devices": Command(
+        devices_command,
+        "Where can be measured from here, and what is missing.",
+        ("bench devices", "bench devices setup arm64"),
+        alone=True,
     ),
     "compare": Command(
         compare_command,
@@ -117,9 +126,9 @@ def build_app() -> typer.Typer:
     # Without a callback typer would drop the subcommand's name if the table had one line.
     app.callback()(_no_options)
     for name, command in COMMANDS.items():
-        app.command(name, short_help=command.summary, epilog=_epilog(command.examples), no_args_is_help=True)(
-            command.run
-        )
+        app.command(
+            name, short_help=command.summary, epilog=_epilog(command.examples), no_args_is_help=not command.alone
+        )(command.run)
     return app
 
 

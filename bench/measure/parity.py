@@ -23,10 +23,10 @@ from bench.targets.local import LocalTarget
 #
 # float32: other orders of summation. ResNets differ by 1e-6 between x86 and ARM; a wrong kernel by 1e-1 and more.
 # float16: products and sums are rounded to 11 bits (1e-3) where the CPU has half precision, to 24 where it has not.
-# int8: the steps of eight bits are 4e-3 of a tensor's range, and kernels may round to either neighbour, layer by layer.
-# On x86 without VNNI there is more: products of unsigned activations and signed weights are added in pairs in 16 bits,
-# which overflow at 32,767 (ONNX Runtime's documentation advises reduced ranges of weights for that).
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 1e-1}
+# int8: a step of eight bits is 4e-3 of a tensor's range, and kernels may round to either neighbour, layer by layer. On
+# x86 without VNNI two products of an activation and a weight are added in 16 bits, which saturate where weights have 8
+# bits: that moves outputs by 1e-1 and is refused, since it is this machine that is wrong then.
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 5e-2}
 
 QUANTISED = ("QLinear", "DynamicQuantize", "QuantizeLinear", "QGemm", "QAttention", "MatMulNBits")
 CODES = ("int8", "uint8", "int16", "uint16")  # whole numbers that stand for reals; others are exact: classes, indices
