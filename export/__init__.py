@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from export.files import require_writable
     from export.from_file import read_graph
     from export.from_torch import Interface, graph_of, to_onnx
-    from export.metadata import read_metadata
+    from export.metadata import given_metadata, read_metadata
     from export.preprocess import Preprocess, WithPreprocess
     from export.proof import Graph
     from export.quantise.float16 import to_float16
@@ -45,6 +45,7 @@ _HOMES = {
     "accuracy_of": "export.accuracy",
     "fusion_of": "export.quantise.fusion",
     "graph_of": "export.from_torch",
+    "given_metadata": "export.metadata",
     "gzip_size": "export.report",
     "read_graph": "export.from_file",
     "read_metadata": "export.metadata",
@@ -69,6 +70,7 @@ __all__ = [
     "WithPreprocess",
     "accuracy_of",
     "fusion_of",
+    "given_metadata",
     "graph_of",
     "gzip_size",
     "read_graph",

@@ -77,6 +77,11 @@ def provenance(step: Step, opset: int, precision: str, *, simplified: bool) -> d
     return dict(zip(OWN_KEYS, values, strict=True))
 
 
+def given_metadata(entries: Mapping[str, str]) -> dict[str, str]:
+    """The entries that were not measured by an export: what its caller gave, or other tools wrote."""
+    return {key: value for key, value in entries.items() if key not in OWN_KEYS}
+
+
 def embed(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace the model's metadata by `entries`, in place."""
     onnx.helper.set_model_props(model, dict(entries))

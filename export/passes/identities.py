@@ -1,4 +1,4 @@
-"""Nodes that change nothing: Identity, Dropout, plus 0, times 1; and what nobody reads. The passes are onnx_ir's."""
+"""Nodes that change nothing: Identity, plus 0, times 1; and what nobody reads. The passes are onnx_ir's."""
 
 import onnx_ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
@@ -6,8 +6,6 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules.common import (
     add_0_rule,
     div_by_1_rule,
-    dropout_inference_rule,
-    dropout_zero_rule,
     mul_by_1_rule,
     no_op_cast_rule,
     no_op_expand_rule,
@@ -21,9 +19,7 @@ RULES = RewriteRuleSet(
         *add_0_rule.commute(),
         sub_0_rule,
         div_by_1_rule,
-        dropout_zero_rule,
-        dropout_inference_rule,
-        no_op_cast_rule,
+                no_op_cast_rule,
         no_op_expand_rule,
         no_op_transpose_rule,
     ]

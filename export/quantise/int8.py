@@ -40,6 +40,8 @@ PRECISION = "int8"
 LAYERS = frozenset(("Add", "Concat", "Conv", "ConvTranspose", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "Sigmoid"))
 """Ops that are computed in integers; the sensitivity pass tries each of their nodes."""
 
+WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+
 FOLLOWERS = frozenset(
     (
         *("AveragePool", "Clip", "Flatten", "MaxPool", "Pad", "Relu", "Reshape", "Resize", "Slice", "Split"),
@@ -129,7 +131,7 @@ def to_int8(graph: Graph, calibration: Calibration, judge: Judge, *, weight_bits
     _require_sane(graph, judge, weight_bits)
     require_calibration_set(graph.model, calibration.images)
     model = named(graph.model)
-    layers = tuple(node.name for node in model.graph.node if node.op_type in LAYERS and _is_float(node, model))
+    layers = tuple(node.name for node in _candidates(model))
     if not layers:
         raise ExportError(f"int8: the graph has none of the ops that are quantised: {', '.join(sorted(LAYERS))}")
     ranges = measured_ranges(model, calibration.images, calibration.method, sorted(LAYERS | FOLLOWERS))
@@ -175,9 +177,10 @@ def _fused(model: onnx.ModelProto, images: Array, weight_bits: int) -> tuple[Par
     )
     if parity.max_relative_difference <= FUSED_TOLERANCE:
         return parity, []
+    off = f"{parity.max_relative_difference:.1%}"
     return parity, [
-        f"this CPU's integer products saturate with 8-bit weights: outputs are {parity.max_relative_difference:.1%} off "
-        "what the graph says, and the accuracy is that of this CPU; use 7 bits unless the target does not saturate"
+        f"this CPU's integer products saturate with 8-bit weights: outputs are {off} off what the graph says, and the "
+        "accuracy is that of this CPU; use 7 bits unless the target does not saturate"
     ]
 
 
@@ -195,11 +198,21 @@ def _require_sane(graph: Graph, judge: Judge, weight_bits: int) -> None:
         )
 
 
-def _is_float(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether the node computes in float32: shapes are added and multiplied too."""
+def _candidates(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes to quantise, from the first layer with weights on: what prepares the input stays in float.
+
+    Shapes are added and multiplied too, in integers of their own: those are none of ours.
+    """
     values = (*model.graph.value_info, *model.graph.output)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
-    return bool(kinds.get(node.output[0]) == onnx.TensorProto.FLOAT)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    behind: set[str] = set()
+    found = []
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED or behind & set(node.input):
+            behind |= set(node.output)
+            if node.op_type in LAYERS and node.output[0] in floats:
+                found.append(node)
+    return found
 
 
 def _quantised(model: onnx.ModelProto, ranges: TensorsData, chosen: Sequence[str], weight_bits: int) -> onnx.ModelProto:

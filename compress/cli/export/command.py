@@ -120,7 +120,7 @@ def write_export(options: Options) -> None:
     Raises:
         CompressError: Nothing was written; the message says why.
     """
-    from compress.cli.export.facts import run_metadata, torch_accuracy
+    from compress.cli.export.facts import carried, run_metadata, torch_accuracy
     from compress.cli.export.following import next_command
     from compress.cli.export.show import report_table, variant_table
     from compress.cli.export.sources import open_source
@@ -135,7 +135,7 @@ def write_export(options: Options) -> None:
         run = source.run
         variant = None if options.precision == FLOAT32 else make_variant(source, options)
         if run is None:
-            metadata = {}
+            metadata = carried(source.metadata, options)
         else:
             known = torch_accuracy(run, dense=options.dense) if variant is None else variant.accuracy
             metadata = run_metadata(run, options, known)
@@ -149,7 +149,7 @@ def write_export(options: Options) -> None:
         )
     except ExportError as error:
         raise CompressError(f"cannot export {options.source}: {error}") from error
-    out.print(report_table(report, options))
+    out.print(report_table(report, options, run))
     if variant is not None:
         out.print(variant_table(variant, report))
     for note in report.notes:

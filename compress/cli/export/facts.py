@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.cli.export.options import FLOAT32, Options
+
 if TYPE_CHECKING:
-    from compress.cli.export.options import Options
     from compress.train.rundir import Run
 
 COLORS = {1: "L", 3: "RGB"}
@@ -42,6 +44,12 @@ def run_metadata(run: Run, options: Options, accuracy: dict[str, float | None]) 
         "macs": run.summary["macs"][counted],
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def carried(metadata: Mapping[str, str], options: Options) -> dict[str, str]:
+    """What the file that was read told about itself, as far as it holds for the one that is written."""
+    measured = () if options.precision == FLOAT32 else ("validation_accuracy", "test_accuracy")
+    return {key: value for key, value in metadata.items() if key not in measured}
 
 
 def torch_accuracy(run: Run, *, dense: bool) -> dict[str, float | None]:

@@ -10,15 +10,16 @@ from rich.table import Table
 if TYPE_CHECKING:
     from compress.cli.export.options import Options
     from compress.cli.export.variants import Variant
+    from compress.train.rundir import Run
     from export import ExportReport
 
 
-def report_table(report: ExportReport, options: Options) -> Table:
+def report_table(report: ExportReport, options: Options, run: Run | None) -> Table:
     """The file, and how far it was verified."""
     last = report.steps[-1]
     rows = {
         "file": str(report.path),
-        "network": "before removal" if options.dense else "as it is" if options.source.endswith(".onnx") else "compact",
+        "network": "as it is" if run is None else "before removal" if options.dense else "compact",
         "numbers": report.precision,
         "bytes": f"{report.file_bytes:,} ({report.gzip_bytes:,} compressed by gzip)",
         "opset": f"{report.opset} (ONNX Runtime {report.min_onnxruntime} and later)",

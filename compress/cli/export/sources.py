@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,13 @@ class Source:
         graph: The network in float32.
         run: Where it comes from, if it comes from a run.
         images: Of that run; None where they are gone.
+        metadata: Of an ONNX file that was read, without what is measured anew.
     """
 
     graph: Graph
     run: Run | None = None
     images: RunImages | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_source(options: Options) -> Source:
@@ -51,7 +54,7 @@ def open_source(options: Options) -> Source:
 
 
 def _from_onnx(options: Options) -> Source:
-    from export import read_graph
+    from export import given_metadata, read_graph, read_metadata
 
     _refuse_for(
         "an ONNX file has its interface already",
@@ -64,7 +67,9 @@ def _from_onnx(options: Options) -> Source:
         "output_name",
     )
     _refuse_int8(options)
-    return Source(read_graph(Path(options.source), opset=options.opset))
+    path = Path(options.source)
+    graph = read_graph(path, opset=options.opset)
+    return Source(graph, metadata=given_metadata(read_metadata(path)))
 
 
 def _from_factory(options: Options) -> Source:
