@@ -8,8 +8,8 @@ COMPRESS_TEST_DATA ?= $(DATA)
 export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-results test test-slow lint types check clean exam lenet5-mnist resnet20-cifar10jpeg \
-        plots overhead throughput compact-every surgery-speed penalties-mnist lenet5-mnist-weights
+.PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
+        plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -47,6 +47,9 @@ demo-results: setup ## the demo anew, its table into README.md and docs/results/
 exam: setup ## surgery on every torchvision model and 90 timm families, hours; writes docs/results/surgery-exam.md
 	$(BIN)/python experiments/exam.py --out $(RUNS)/exam --markdown docs/results/surgery-exam.md
 
+exam-onnx: setup ## surgery on ONNX files beside surgery on modules, half an hour; writes docs/results/onnx-exam.md
+	$(BIN)/python experiments/exam_onnx.py --out $(RUNS)/exam-onnx --markdown docs/results/onnx-exam.md
+
 lenet5-mnist: setup ## LeNet-5 on MNIST ($DATA/MNIST/raw), some ten minutes; writes docs/results/lenet5-mnist-l0.md
 	$(BIN)/python experiments/pipeline.py --recipe recipes/lenet5-mnist-l0.toml --out $(RUNS)/lenet5-mnist-l0 \
 	    --markdown docs/results/lenet5-mnist-l0.md --min-test-accuracy 0.989 --max-macs-share 0.25 \
@@ -69,6 +72,11 @@ throughput: setup ## training beside a plain loop, an hour; needs a quiet machin
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/throughput.py speed --data-dir $(DATA) --cifar-dir $(RUNS)/cifar10-jpeg \
 	    --scratch $(RUNS)/throughput --markdown docs/results/throughput.md
+
+export-table: setup ## LeNet-5 and ResNet-20 dense, compact and in 8 bits, ten minutes; writes docs/results/export-table.md
+	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
+	$(BIN)/python experiments/export_table.py --data-dir $(DATA) --cifar-dir $(RUNS)/cifar10-jpeg \
+	    --out $(RUNS)/export-table --markdown docs/results/export-table.md
 
 compact-every: setup ## VGG-16 on CIFAR-10 (JPEG) with and without compaction in training, half an hour; writes docs/results/
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
