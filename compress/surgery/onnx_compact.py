@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from compress.surgery.apply import fold_
 from compress.surgery.bake import private_copy
 from compress.surgery.cut import Cut, cut_graph
 from compress.surgery.graph_cut import Blocked, Channels, GraphCut, Traces
-from compress.surgery.onnx_cut import Unwritable, Writer, moving_numbers, numbers_at
+from compress.surgery.onnx_cut import Statics, Unwritable, Writer, moving_numbers, numbers_at
 from compress.surgery.onnx_session import Session
 from compress.surgery.report import CompactReport, report_of
 from compress.surgery.stopwatch import Stopwatch
@@ -71,10 +72,11 @@ def compact_onnx(
         ConstantOutputError: its output is the same for every input.
         VerificationError: the small model computes something else. It is not returned.
     """
-    original = read_model(path)
+    original, files = read_model(path)
     with torch.no_grad():
-        task = _Task(path, original, sizes or {}, fold=fold, select=select)
-        return task.run()
+        result = _Task(path, original, sizes or {}, fold=fold, select=select).run()
+    _certify_(result.model, files, result.report.agreements)
+    return result
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
@@ -86,11 +88,16 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     if model.ByteSize() < PROTOBUF_LIMIT:
         write_atomic(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
         return
-    beside, large = f"{path.name}.data", onnx.ModelProto()
+    large = onnx.ModelProto()
     large.CopyFrom(model)
+    beside = path.with_name(f"{path.name}.data")
 
     def save(temporary: Path) -> None:
-        onnx.save_model(large, temporary, save_as_external_data=True, location=beside)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compress-") as folder:
+            written = Path(folder) / path.name
+            onnx.save_model(large, written, save_as_external_data=True, location=beside.name)
+            (Path(folder) / beside.name).replace(beside)
+            written.replace(temporary)
 
     write_atomic(path, save)
 
@@ -127,7 +134,7 @@ class _Task:
                 "Name the shapes that it takes with --input-size NAME=1x3x224x224."
             ) from error
 
-    def _watched(self) -> list[Mapping[str, Mapping[int, object]]]:
+    def _watched(self) -> list[Statics]:
         """The numbers of the file at a few sizes."""
         shapes = [tuple(x.shape) for x in self.example]
         found = [numbers_at(self.network, shapes, self.example)[0]]
@@ -194,11 +201,6 @@ class _Task:
         removed = bool(cut.decision.removed.any())
         model = onnx.ModelProto()
         model.CopyFrom(self.small if removed else self.original)
-        certificate = _certificate(self.path, agreements)
-        for entry in [e for e in model.metadata_props if e.key in certificate]:
-            model.metadata_props.remove(entry)
-        for key, value in certificate.items():
-            model.metadata_props.add(key=key, value=value)
         seconds = self.watch.seconds()
         report = report_of(self.network, cut, agreements, seconds, form="onnx")
         return OnnxResult(model, report, sum(w.before - w.after for w in report.layers.values()))
@@ -216,25 +218,35 @@ def _held(graph: ChannelGraph, path: str) -> Tensor:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
+    if model.ByteSize() >= PROTOBUF_LIMIT:
+        return  # the checker takes no more; ONNX Runtime reads it
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise VerificationError(f"{path}: the small model is no valid ONNX; it is not written: {error}") from error
 
 
-def _certificate(path: Path, agreements: Sequence[Agreement]) -> dict[str, str]:
-    """What the file tells about how it was made; everything but plain text is JSON."""
+def _certify_(model: onnx.ModelProto, files: Sequence[Path], agreements: Sequence[Agreement]) -> None:
+    """Add what the file tells about how it was made to its metadata, in place; figures and tables are JSON."""
     own = [a for a in agreements if a.dtype != "float64"]
     exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
     values = {
-        "original_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "original_sha256": json.dumps({path.name: _sha256(path) for path in files}),
         "max_relative_error": repr(max((a.max_relative_error for a in own), default=0.0)),
         "max_abs_error": repr(max((a.max_abs_error for a in own), default=0.0)),
         "max_exact_error": repr(max(exact, default=0.0)),
         "input_shapes": json.dumps([a.input_shapes for a in own]),
         "versions": json.dumps({name: version(name) for name in ("edge-compress", "onnx", "onnxruntime", "torch")}),
     }
-    return {f"{OWN}{name}": value for name, value in values.items()}
+    for entry in [e for e in model.metadata_props if e.key.startswith(OWN)]:
+        model.metadata_props.remove(entry)
+    for name, value in values.items():
+        model.metadata_props.add(key=f"{OWN}{name}", value=value)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def example_inputs(path: Path, network: OnnxNetwork, sizes: Mapping[str, Sequence[int]]) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import (
     ExternalDataInfo,
     _get_all_tensors,
@@ -26,8 +26,8 @@ PROTOBUF_LIMIT = 2**31 - 1
 """Bytes that one file of protobuf holds; larger weights lie beside it."""
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """The model of a file, weights included, its functions put in line.
+def read_model(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
+    """The model of a file, weights included, its functions put in line; and all files that it was read from.
 
     Raises:
         ModelError: no such file, no ONNX model, an opset that is not known here, weights that are missing, cut short or
@@ -42,14 +42,14 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise ModelError(f"{path}: this is no ONNX model: there is no graph in it.")
     _require_opset(path, model)
-    _load_weights(path, model)
+    files = _load_weights(path, model)
     try:
         onnx.checker.check_model(model if model.ByteSize() < PROTOBUF_LIMIT else str(path))
     except Exception as error:  # the checker raises its own error, and others of its C++ side
         raise ModelError(f"{path}: the ONNX checker refuses this file: {str(error).strip()}") from error
     if model.graph.sparse_initializer:
         raise ModelError(f"{path}: holds sparse initializers, which can't be followed; export it with dense ones.")
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    return (onnx.inliner.inline_local_functions(model) if model.functions else model), (path, *files)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -66,9 +66,9 @@ def _require_opset(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def _load_weights(path: Path, model: onnx.ModelProto) -> None:
+def _load_weights(path: Path, model: onnx.ModelProto) -> tuple[Path, ...]:
     """Read what lies in other files, once each is known to be there, large enough and in the model's folder."""
-    folder = path.resolve().parent
+    folder, files = path.resolve().parent, dict[Path, None]()
     for name, info in _external(model):
         place = (folder / info.location).resolve()
         if Path(info.location).is_absolute() or not place.is_relative_to(folder):
@@ -84,10 +84,12 @@ def _load_weights(path: Path, model: onnx.ModelProto) -> None:
                 f"{path}: {info.location} has {place.stat().st_size:,} bytes, the weights of {name} end at {end:,}: "
                 "the file is cut short."
             )
+        files[place] = None
     try:
         load_external_data_for_model(model, str(folder))
     except Exception as error:  # onnx's own checks of the place, in C++
         raise ModelError(f"{path}: its weights can't be read: {str(error).strip()}") from error
+    return tuple(files)
 
 
 def _external(model: onnx.ModelProto) -> Iterator[tuple[str, ExternalDataInfo]]:

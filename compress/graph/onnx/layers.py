@@ -91,10 +91,10 @@ def linear(node: Node, shapes: Mapping[int, tuple[int, ...]]) -> nn.Module | Non
     """Gemm and MatMul with a matrix of weights; a factor or a bias that is no vector makes it another product."""
     weight, bias = shapes[1], shapes.get(2)
     factors = (node.get("alpha", 1.0), node.get("beta", 1.0), node.get("transA", 0)) != (1.0, 1.0, 0)
-    inputs, outputs = weight if is_transposed(node) else weight[::-1] if len(weight) == 2 else (0, 0)
-    if len(weight) != 2 or factors or bias not in (None, (outputs,)):
+    if len(weight) != 2 or factors:
         return None
-    return nn.Linear(inputs, outputs, bias=bias is not None)
+    inputs, outputs = weight if is_transposed(node) else weight[::-1]
+    return nn.Linear(inputs, outputs, bias=bias is not None) if bias in (None, (outputs,)) else None
 
 
 def batch_norm(node: Node, shapes: Mapping[int, tuple[int, ...]]) -> nn.Module | None:

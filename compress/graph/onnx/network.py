@@ -6,6 +6,7 @@ told by that name. Weights are parameters; what is computed without the network'
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from compress.errors import ModelError
 from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
 from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
 from compress.graph.onnx.opaque import opaque
-from compress.graph.onnx.ops import OPS, Node, Unhandled, made, torch_dtype
+from compress.graph.onnx.ops import OPS, Node, Unhandled, made, tensors, torch_dtype
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
 
@@ -45,7 +46,6 @@ class Operation(nn.Module):
         proto: the operation.
         node: the same for the op table.
         opsets: a model without nodes that names the opsets.
-        inner: names that its subgraphs read from outside.
     """
 
     def __init__(self, proto: onnx.NodeProto, node: Node, opsets: onnx.ModelProto):
@@ -53,16 +53,14 @@ class Operation(nn.Module):
         self.proto, self.node, self.opsets = proto, node, opsets
         self.op = OPS.get(node.op) if proto.domain in DEFAULT_DOMAINS else None
 
-    def forward(self, values: list[Any], outer: list[Tensor]) -> Any:
+    def forward(self, values: list[Any], outer: dict[str, Any]) -> Any:
         """The results; ``outer`` is what subgraphs read."""
-        if self.op is not None and not outer:
-            try:
-                if all(i not in self.op.static or not isinstance(v, Tensor) for i, v in enumerate(values)):
-                    return self.op.run(self.node, *values)
-            except Unhandled:
-                pass
-        tensors = [v for v in values if isinstance(v, Tensor)]
-        return opaque(self.proto, values, self.opsets, [*tensors, *outer])
+        static = frozenset() if self.op is None else self.op.static
+        if self.op is not None and all(i not in static or not isinstance(v, Tensor) for i, v in enumerate(values)):
+            with contextlib.suppress(Unhandled):
+                return self.op.run(self.node, *values)
+        named = {name: value for name, value in zip(self.proto.input, values, strict=True) if name}
+        return opaque(self.proto, named | outer, self.opsets)
 
 
 class File:
@@ -134,30 +132,30 @@ class OnnxNetwork(nn.Module):
         """How many channels the layers read that an input of the network enters; ``None`` where none does."""
         for node in self.file.nodes.values():
             if node.op_type == "Conv" and node.input[0] == name and node.input[1] in self.file.initializers:
-                return int(self.file.initializers[node.input[1]].dims[1]) * attributes(node).get("group", 1)
+                return int(self.file.initializers[node.input[1]].dims[1] * attributes(node).get("group", 1))
         return None
 
     # --- building ----------------------------------------------------------------------------------------------------
 
     def _add(self, proto: onnx.NodeProto, node: Node, opsets: onnx.ModelProto) -> None:
-        tensors = {
+        stored = {
             i: to_torch(self.file.initializers[name])
             for i, name in enumerate(proto.input)
             if self._is_tensor(proto, i, name)
         }
-        layer = layer_of(node, tensors, len(proto.input)) if proto.domain in DEFAULT_DOMAINS else None
+        layer = layer_of(node, stored, len(proto.input)) if proto.domain in DEFAULT_DOMAINS else None
         path = self._path(proto, node, is_layer=layer is not None)
         if layer is not None:
             owner = path if node.op == "BatchNormalization" else proto.input[1]
             for position, attribute in LAYERS[node.op][1].items():
-                if position in tensors:
+                if position in stored:
                     flip = position == 1 and isinstance(layer, nn.Linear) and is_transposed(node)
-                    value = self._weight(proto.input[position], tensors[position], owner, flip=flip)
+                    value = self._weight(proto.input[position], stored[position], owner, flip=flip)
                     _register(layer, attribute, value, buffer=attribute.startswith("running"))
                     self.file.sources[f"{path}.{attribute}"] = Source(proto.input[position], flip)
         else:
             layer = Operation(proto, node, opsets)
-            for position, tensor in tensors.items():
+            for position, tensor in stored.items():
                 _register(layer, f"input_{position}", tensor.clone(), buffer=not tensor.is_floating_point())
                 self.file.sources[f"{path}.input_{position}"] = Source(proto.input[position])
         holder: nn.Module = self
@@ -228,21 +226,22 @@ class OnnxNetwork(nn.Module):
     def _run(self, path: str, proto: onnx.NodeProto, env: Mapping[str, Any]) -> Sequence[Any]:
         module, file = self.get_submodule(path), self.file
         values = [self._value(module, i, name, env) for i, name in enumerate(proto.input)]
-        outer = [env[name] for name in outer_names(proto) if isinstance(env.get(name), Tensor)]
+        outer = {name: env[name] if name in env else file.array(name) for name in outer_names(proto)}
         if proto.op_type in SHAPES and proto.domain in DEFAULT_DOMAINS and isinstance(values[0], Tensor):
             results = [shape_value(proto, [int(size) for size in values[0].shape])]
-        elif not any(isinstance(v, Tensor) for v in (*values, *outer)) and not has_subgraph(proto):
+        elif not any(isinstance(v, Tensor) for v in (*values, *outer.values())) and not has_subgraph(proto):
             results = file.evaluator.run(proto, values)
         else:
             file.statics[path] = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
             if isinstance(module, Operation):
                 found = module(values, outer)
                 results = list(found) if isinstance(found, (tuple, list)) else [found]
-                for position, value in enumerate(values):
-                    if results[0] is value and isinstance(value, Tensor):
-                        file.aliases[proto.output[0]] = proto.input[position]
+                for name, value in zip(proto.input, values, strict=True):
+                    if isinstance(value, Tensor) and results[0] is value:
+                        file.aliases[proto.output[0]] = name
                 return results
-            return [module(values[0] if isinstance(values[0], Tensor) else made(values[0]))]
+            (x,) = tensors(values[0])
+            return [module(x)]
         file.computed |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
         return results
 

@@ -5,7 +5,7 @@ The label flow has no rule for such a name, so that everything that enters or le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,31 +18,29 @@ from compress.errors import ModelError
 from compress.graph.onnx.ops import DTYPES, Unhandled, torch_dtype
 
 NAMESPACE = "compress_onnx"
-_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+_LIBRARY: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _KNOWN: dict[str, Any] = {}
 
 Signature = tuple[tuple[tuple[int, ...], torch.dtype], ...]
 """Shape and type of each result."""
 
 
-def opaque(
-    node: onnx.NodeProto, inputs: Sequence[Any], opset: onnx.ModelProto, tensors: Sequence[Tensor]
-) -> list[Tensor]:
+def opaque(node: onnx.NodeProto, inputs: Mapping[str, Any], opsets: onnx.ModelProto) -> list[Tensor]:
     """Stand-ins for the results of an operation.
 
     Args:
         node: the operation.
-        inputs: its inputs: tensors, arrays, ``None``.
-        opset: a model without nodes that names the opsets.
-        tensors: all tensors that it reads, also within subgraphs.
+        inputs: name -> tensor or array, of all that it reads, also within subgraphs.
+        opsets: a model without nodes that names the opsets.
 
     Raises:
         ModelError: the shapes of its results can't be told.
     """
-    signature = _signature(node, inputs, opset)
+    signature = _signature(node, inputs, opsets)
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor)]
     sizes = [size for shape, _ in signature for size in shape]
     made: list[Tensor] = _operator(node)(
-        list(tensors), sizes, [len(shape) for shape, _ in signature], [dtype for _, dtype in signature]
+        tensors, sizes, [len(shape) for shape, _ in signature], [dtype for _, dtype in signature]
     )
     return made
 
@@ -73,12 +71,11 @@ def _results(inputs: list[Tensor], sizes: list[int], ranks: list[int], dtypes: l
     return made
 
 
-def _signature(node: onnx.NodeProto, inputs: Sequence[Any], opsets: onnx.ModelProto) -> Signature:
+def _signature(node: onnx.NodeProto, inputs: Mapping[str, Any], opsets: onnx.ModelProto) -> Signature:
     """Shapes and types by onnx's shape inference of this node alone."""
     graph = onnx.GraphProto(name="node", node=[node])
-    for name, value in zip(node.input, inputs, strict=True):
-        if name and name not in {i.name for i in graph.input} | {i.name for i in graph.initializer}:
-            _declare(graph, name, value)
+    for name, value in inputs.items():
+        _declare(graph, name, value)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
     model = onnx.ModelProto(ir_version=opsets.ir_version, graph=graph, opset_import=opsets.opset_import)
     try:

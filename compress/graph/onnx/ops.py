@@ -127,8 +127,8 @@ def clip(_node: Node, x: Tensor, low: Value = None, high: Value = None) -> Tenso
 
 def prelu(_node: Node, x: Tensor, slope: Value) -> Tensor:
     """PRelu: the slope is broadcast to the input."""
-    (slope,) = tensors(slope)
-    return torch.relu(x) - slope * torch.relu(-x)
+    positive, negative = torch.relu(x), torch.relu(-x)
+    return positive - negative * tensors(slope)[0]
 
 
 def gelu(node: Node, x: Tensor) -> Tensor:
@@ -216,8 +216,7 @@ def gemm(node: Node, a: Value, b: Value, c: Value = None) -> Tensor:
         product = product * node.get("alpha", 1.0)
     if c is None:
         return product
-    (c,) = tensors(c)
-    return product + (c if node.get("beta", 1.0) == 1 else c * node.get("beta", 1.0))
+    return torch.add(product, tensors(c)[0] * node.get("beta", 1.0) if node.get("beta", 1.0) != 1 else tensors(c)[0])
 
 
 def einsum(node: Node, *operands: Value) -> Tensor:
@@ -469,7 +468,8 @@ def slice_(_node: Node, x: Tensor, starts: Value, ends: Value, axes: Value = Non
 def gather(node: Node, x: Value, indices: Value) -> Tensor:
     """Gather along one dimension by positions that are part of the network; a table is looked up by others."""
     axis = node.get("axis", 0)
-    x = tensors(x)[0] if not isinstance(x, Tensor) else x
+    (x,) = tensors(x)
+    assert isinstance(x, Tensor)
     if isinstance(indices, Tensor):
         if axis == 0 and x.ndim == 2:
             return F.embedding(indices, x)

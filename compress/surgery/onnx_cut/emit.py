@@ -63,12 +63,13 @@ def resized(writer: Writer, path: str, proto: onnx.NodeProto, before: fx.Node, a
     entering: Sizes = writer.shapes.of(after.all_input_nodes[0])
     is_reshape = proto.op_type == "Reshape"
     if not is_reshape:
-        raw, moving = ([fill] * (len(new) - len(raw)) + list(own) for fill, own in ((1, raw), (False, moving)))
+        missing = len(new) - len(raw)
+        raw, moving = [1] * missing + raw, [False] * missing + moving
     if len(raw) != len(new):
         raise Unwritable(path, "a tensor of another rank")
     now = writer.number(proto.input[position])
     if now is not None and len(now) == len(new) and all(_fits(int(n), i, new, entering) for i, n in enumerate(now)):
-        return proto.input[position]
+        return str(proto.input[position])
     sizes: list[int | None] = []
     for i, (size, moves) in enumerate(zip(raw, moving, strict=True)):
         if is_reshape and (size == -1 or (size == 0 and _fits(0, i, new, entering))):
@@ -122,9 +123,10 @@ def _split_sizes(node: fx.Node) -> Sequence[Any]:
 
 def slice_(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
     """Slice: ``slice(x, dim, start, end, step)``."""
-    defaults: tuple[Any, ...] = (None, 0, 0, END, 1)
-    x, dim, start, end, step = (*node.args, *defaults[len(node.args) :])
-    start, end, dim, step = (writer.concrete(n) for n in (start or 0, END if end is None else end, dim, step))
+    defaults = (None, 0, 0, END, 1)
+    given: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
+    x, (dim, start, end, step) = given[0], map(writer.concrete, given[1:])
+    start, end = start or 0, END if end is None else end
     entering: Sizes = writer.shapes.of(x)
     numbers = (start, END if end >= entering[dim] else end, dim, step)  # the end, at any size
     parts = ("starts", "ends", "axes", "steps")

@@ -75,9 +75,9 @@ class Builder:
         self.initializers[new.name] = new
         return new.name
 
-    def constant(self, name: str) -> None:
-        """Take over an initializer of the original."""
-        if name in self.stored and name not in self.initializers:
+    def reserve(self, name: str) -> None:
+        """Keep the name of an initializer of the original for its own values."""
+        if name in self.stored:
             self.initializers[name] = self.stored[name]
 
     def finish(self, sizes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> onnx.ModelProto:
@@ -95,9 +95,10 @@ class Builder:
             if read & set(node.output):
                 nodes.append(node)
                 read |= {*node.input, *outer_names(node)}
-        for name in read:
-            self.constant(name)
-        values = [v for v in graph.value_info if v.name in sizes]
+        for name in read - self.initializers.keys():
+            self.reserve(name)
+        made = {name for node in nodes for name in node.output}
+        values = [v for v in graph.value_info if v.name in sizes.keys() & made and _of_one_rank(sizes[v.name])]
         inputs = [v for v in graph.input if v.name not in self.stored]
         _replace(graph.node, reversed(nodes))
         _replace(graph.initializer, [t for name, t in self.initializers.items() if name in read])
@@ -109,6 +110,10 @@ class Builder:
                 if old != new and dim.HasField("dim_value"):
                     dim.dim_value = new
         return model
+
+
+def _of_one_rank(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
+    return len(shapes[0]) == len(shapes[1])
 
 
 def _replace(repeated: Any, values: Iterable[Any]) -> None:
@@ -133,4 +138,4 @@ def from_torch(tensor: Tensor, name: str) -> onnx.TensorProto:
 def _same(a: onnx.TensorProto, b: onnx.TensorProto) -> bool:
     if (a.data_type, list(a.dims)) != (b.data_type, list(b.dims)):
         return False
-    return numpy_helper.to_array(a).tobytes() == numpy_helper.to_array(b).tobytes()
+    return bool(numpy_helper.to_array(a).tobytes() == numpy_helper.to_array(b).tobytes())

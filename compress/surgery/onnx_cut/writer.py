@@ -65,12 +65,23 @@ class Writer:
         self.names: dict[fx.Node, str] = {}  # node of the cut graph -> value of the new file
         self.numbers: dict[str, Array] = {}  # value that is made of numbers -> what it is in the new file
 
+    def _reserve(self) -> None:
+        """Initializers that are read as numbers, or by subgraphs, keep their names and values."""
+        for path, proto in self.file.nodes.items():
+            numbers = [proto.input[position] for position in self.statics.get(path, {})]
+            computed = proto.input if all(name in self.computed for name in proto.output if name) else []
+            for name in (*numbers, *computed, *outer_names(proto)):
+                self.builder.reserve(name)
+        for name in self.file.returned:
+            self.builder.reserve(name)
+
     def write(self) -> onnx.ModelProto:
         """The new file.
 
         Raises:
             Unwritable: something that ONNX can't say.
         """
+        self._reserve()
         for node, declared in zip(self.inputs, self.file.declared, strict=True):
             self.values[declared.name] = node
             self.names[self.cut.written[node]] = declared.name
@@ -197,7 +208,7 @@ class Writer:
         if after.op == "call_module" or base_name(before) in LAYER_CALLS:
             return True
         if base_name(before) in VIEWS:
-            return _shape(before) == self.shapes.of(after)
+            return bool(_shape(before) == self.shapes.of(after))
         old, new = (tree_leaves((n.args, n.kwargs)) for n in (before, after))
         pairs = zip(old, map(self.concrete, new), strict=True) if len(old) == len(new) else [(0, 1)]
         return all(
@@ -232,7 +243,8 @@ class Writer:
     def _follows(self, path: str, proto: onnx.NodeProto, position: int) -> bool:
         """Whether the file computes other sizes now, from shapes that became smaller."""
         old = self.statics.get(path, {}).get(position)
-        return old is not None and not np.array_equal(old, self.number(proto.input[position]))
+        new = self.number(proto.input[position]) if old is not None else None
+        return old is not None and (new is None or not np.array_equal(old, new))
 
     def _append(self, node: onnx.NodeProto, layer: nn.Module | None) -> None:
         """Add it; a product of matrices has no bias, and is followed by a sum where it was given one."""
@@ -326,7 +338,8 @@ class Writer:
 
     def _emit(self, path: str, proto: onnx.NodeProto, written: Sequence[fx.Node]) -> None:
         """Write ATen operations that only move entries."""
-        result = self.cut.written.get(self.values.get(proto.output[0])) if proto.output[0] in self.values else None
+        value = self.values.get(proto.output[0])
+        result = None if value is None else self.cut.written.get(value)
         for node in written:
             rule = EMIT.get(_op(self, node))
             if rule is None:

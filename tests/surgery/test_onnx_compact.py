@@ -1,0 +1,492 @@
+"""Dead channels leave ONNX files: what leaves, what must stay, and that the outputs are the same."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.errors import ModelError
+from compress.surgery.onnx_compact import OnnxResult, compact_onnx
+
+Node = tuple[str, list[str], list[str], dict[str, Any]]
+
+
+def floats(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) + 0.01
+
+
+def without(array: np.ndarray, *rows: int) -> np.ndarray:
+    """A copy whose rows are zero."""
+    array = array.copy()
+    array[list(rows)] = 0
+    return array
+
+
+class Build:
+    """Writes ONNX files node by node."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(
+        self,
+        nodes: Sequence[Node],
+        stored: dict[str, np.ndarray],
+        inputs: dict[str, list[Any]] | None = None,
+        outputs: Sequence[str] = ("y",),
+        opset: int = 18,
+        extra: Callable[[onnx.ModelProto], None] | None = None,
+    ) -> Path:
+        given = inputs or {"x": ["n", 3, 8, 8]}
+        graph = helper.make_graph(
+            [helper.make_node(op, i, o, name=f"{op}_{k}", **a) for k, (op, i, o, a) in enumerate(nodes)],
+            "graph",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in given.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(value, name) for name, value in stored.items()],
+        )
+        model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)])
+        if extra is not None:
+            extra(model)
+        path = self.folder / "model.onnx"
+        inferred = onnx.shape_inference.infer_shapes(model)  # the checker wants to know the shapes of outputs
+        for output, other in zip(model.graph.output, inferred.graph.output, strict=True):
+            output.CopyFrom(other)
+        onnx.save(model, path)
+        return path
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    return Build(tmp_path)
+
+
+def weights(result: OnnxResult) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
+
+
+def agree(path: Path, result: OnnxResult, *shapes: tuple[int, ...]) -> None:
+    """Both files return the same in ONNX Runtime, on inputs of their own."""
+    sessions = [onnxruntime.InferenceSession(source) for source in (str(path), result.model.SerializeToString())]
+    for shape in shapes or ((1, 3, 8, 8), (3, 3, 8, 8)):
+        x = floats(99, *shape)
+        wanted, got = (s.run(None, {"x": x}) for s in sessions)
+        for a, b in zip(wanted, got, strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max())
+
+
+PADDED = {"pads": [1, 1, 1, 1]}
+
+
+def two_convs(build: Build, second: dict[str, Any], **stored: np.ndarray) -> Path:
+    """Conv (channels 1 and 2 dead, with constants 0.5 and 0.25), Relu, Conv."""
+    bias = floats(1, 4)
+    bias[1:3] = 0.5, 0.25
+    kept = {"w1": without(floats(0, 4, 3, 3, 3), 1, 2), "b1": bias, "w2": floats(2, 5, 4, 3, 3), **stored}
+    inputs = ["r", "w2", *(["b2"] if "b2" in kept else [])]
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1", "b1"], ["c"], PADDED),
+        ("Relu", ["c"], ["r"], {}),
+        ("Conv", inputs, ["y"], second),
+    ]
+    return build(nodes, kept)
+
+
+def test_constants_read_without_padding_go_into_the_bias(build: Build) -> None:
+    path = two_convs(build, {}, b2=floats(3, 5))
+    result = compact_onnx(path)
+    small, w2 = weights(result), floats(2, 5, 4, 3, 3)
+    assert small["w1"].shape == (2, 3, 3, 3)
+    assert small["w2"].shape == (5, 2, 3, 3)
+    expected = floats(3, 5) + 0.5 * w2[:, 1].sum((1, 2)) + 0.25 * w2[:, 2].sum((1, 2))
+    np.testing.assert_allclose(small["b2"], expected, rtol=1e-6)
+    assert result.removed == 2
+    agree(path, result)
+
+
+def test_a_convolution_without_a_bias_is_given_one(build: Build) -> None:
+    path = two_convs(build, {})
+    result = compact_onnx(path)
+    assert len(result.model.graph.node[-1].input) == 3
+    agree(path, result)
+
+
+def test_a_padded_reader_keeps_one_channel_that_carries_the_others(build: Build) -> None:
+    path = two_convs(build, PADDED)
+    result = compact_onnx(path)
+    small, w2 = weights(result), floats(2, 5, 4, 3, 3)
+    np.testing.assert_allclose(small["w2"], np.stack((w2[:, 0], w2[:, 1] + 0.5 * w2[:, 2], w2[:, 3]), 1), rtol=1e-6)
+    assert result.report.layers["Conv_0"].kept == {"constant 0.5, carried for the padded Conv_2": 1}
+    agree(path, result)
+
+
+def test_names_open_sizes_and_metadata_stay(build: Build) -> None:
+    def named(model: onnx.ModelProto) -> None:
+        helper.set_model_props(model, {"author": "somebody"})
+        model.producer_name = "a framework"
+        value = helper.make_tensor_value_info("r", TensorProto.FLOAT, ["n", 4, 8, 8])
+        model.graph.value_info.append(value)
+
+    path = two_convs(build, {})
+    model = onnx.load(path)
+    named(model)
+    onnx.save(model, path)
+    result = compact_onnx(path)
+    graph = result.model.graph
+    assert [node.name for node in graph.node] == ["Conv_0", "Relu_1", "Conv_2"]
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "n"
+    dims = graph.value_info[0].type.tensor_type.shape.dim
+    assert (dims[0].dim_param, dims[1].dim_value) == ("n", 2)
+    metadata = {entry.key: entry.value for entry in result.model.metadata_props}
+    assert metadata["author"] == "somebody"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads(metadata["compress.original_sha256"]) == {"model.onnx": digest}
+    assert float(metadata["compress.max_relative_error"]) < 1e-5
+    assert result.model.producer_name == "a framework"
+
+
+def test_nothing_dead_leaves_the_file_as_it_is(build: Build) -> None:
+    path = build([("Conv", ["x", "w"], ["c"], {}), ("Relu", ["c"], ["y"], {})], {"w": floats(0, 4, 3, 3, 3)})
+    result = compact_onnx(path)
+    assert result.removed == 0
+    assert result.model.graph == onnx.load(path).graph
+
+
+def chain(build: Build, middle: Sequence[Node], reads: int, opset: int = 18, **stored: np.ndarray) -> Path:
+    """Conv of 8 channels of which 1, 2, 4 are dead; ``middle`` from ``r`` to ``m``; a convolution of ``reads``."""
+    nodes: list[Node] = [("Conv", ["x", "w1"], ["c"], PADDED), ("Relu", ["c"], ["r"], {}), *middle]
+    nodes += [("Conv", ["m", "w2"], ["y"], PADDED)]
+    first = without(floats(0, 8, 3, 3, 3), 1, 2, 4)
+    return build(nodes, {"w1": first, "w2": floats(2, 3, reads, 3, 3), **stored}, opset=opset)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
+    "shuffle": (
+        [
+            ("Reshape", ["r", "s1"], ["a"], {}),
+            ("Transpose", ["a"], ["t"], {"perm": [0, 2, 1, 3, 4]}),
+            ("Reshape", ["t", "s2"], ["m"], {}),
+        ],
+        8,
+        {"s1": ints(0, 2, 4, 8, 8), "s2": ints(0, 8, 8, 8)},
+    ),
+    "split, swapped": (
+        [("Split", ["r", "n"], ["a", "b"], {"axis": 1}), ("Concat", ["b", "a"], ["m"], {"axis": 1})],
+        8,
+        {"n": ints(3, 5)},
+    ),
+    "split evenly": (
+        [("Split", ["r"], ["a", "b"], {"axis": 1, "num_outputs": 2}), ("Concat", ["b", "a"], ["m"], {"axis": 1})],
+        8,
+        {},
+    ),
+    "a part": (
+        [("Slice", ["r", "from", "to", "axis"], ["m"], {})],
+        5,
+        {"from": ints(2), "to": ints(7), "axis": ints(1)},
+    ),
+    "picked": ([("Gather", ["r", "n"], ["m"], {"axis": 1})], 6, {"n": ints(7, 1, 0, 3, 3, -2)}),
+    "padded with channels": ([("Pad", ["r", "n"], ["m"], {})], 11, {"n": ints(0, 1, 0, 0, 0, 2, 0, 0)}),
+    "twice": ([("Tile", ["r", "n"], ["m"], {})], 16, {"n": ints(1, 2, 1, 1)}),
+    "depth to space": ([("DepthToSpace", ["r"], ["m"], {"blocksize": 2, "mode": "CRD"})], 2, {}),
+    "computed sizes": (
+        [
+            ("Shape", ["r"], ["s"], {}),
+            ("Gather", ["s", "one"], ["c1"], {"axis": 0}),
+            ("Div", ["c1", "two"], ["half"], {}),
+            ("Slice", ["r", "zero", "half", "one"], ["a"], {}),
+            ("Slice", ["r", "half", "c1", "one"], ["b"], {}),
+            ("Concat", ["b", "a"], ["m"], {"axis": 1}),
+        ],
+        8,
+        {"zero": ints(0), "one": ints(1), "two": ints(2)},
+    ),
+    "scaled by the number of channels": (
+        [
+            ("Shape", ["r"], ["s"], {"start": 1, "end": 2}),
+            ("Cast", ["s"], ["f"], {"to": TensorProto.FLOAT}),
+            ("Sqrt", ["f"], ["q"], {}),
+            ("Div", ["r", "q"], ["m"], {}),
+        ],
+        8,
+        {},
+    ),
+    "gate": (
+        [
+            ("GlobalAveragePool", ["r"], ["p"], {}),
+            ("Conv", ["p", "g"], ["q"], {}),
+            ("Sigmoid", ["q"], ["a"], {}),
+            ("Mul", ["r", "a"], ["m"], {}),
+        ],
+        8,
+        {"g": floats(7, 8, 8, 1, 1)},
+    ),
+    "depthwise": ([("Conv", ["r", "d"], ["m"], {"group": 8, **PADDED})], 8, {"d": floats(7, 8, 1, 3, 3)}),
+    "BatchNorm": (
+        [("BatchNormalization", ["r", "g", "b", "b", "v"], ["m"], {})],
+        8,
+        {"g": floats(5, 8), "b": floats(6, 8), "v": np.abs(floats(7, 8))},
+    ),
+    "constants of nodes": (
+        [
+            ("Constant", [], ["k"], {"value": numpy_helper.from_array(floats(5, 1, 8, 1, 1))}),
+            ("Mul", ["r", "k"], ["m"], {}),
+        ],
+        8,
+        {},
+    ),
+    "names for the same": ([("Identity", ["r"], ["i"], {}), ("Dropout", ["i"], ["m"], {})], 8, {}),
+    "spread": (
+        [("GlobalAveragePool", ["r"], ["p"], {}), ("Expand", ["p", "n"], ["m"], {})],
+        8,
+        {"n": ints(1, 8, 8, 8)},
+    ),
+    "resized": (
+        [("Resize", ["r", "", "n"], ["m"], {"mode": "linear"})],
+        8,
+        {"n": np.array([1, 1, 2, 2], dtype=np.float32)},
+    ),
+}
+"""What may lie between two layers, how many channels the second reads, and numbers."""
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_what_lies_between_layers_follows(build: Build, name: str) -> None:
+    middle, reads, stored = MIDDLES[name]
+    path = chain(build, middle, reads, **stored)
+    result = compact_onnx(path)
+    agree(path, result)
+    if name == "depth to space":  # four channels become one: they leave together
+        assert weights(result)["w1"].shape[0] == 8
+    elif name == "BatchNorm":  # its shift makes the dead ones constants, of which one carries the others
+        assert weights(result)["w1"].shape[0] == 6
+    elif name == "a part":  # channels 0, 1 and 7 are read by nobody
+        assert weights(result)["w1"].shape[0] == 3
+    elif name == "picked":  # 7, 1, 0, 3, 3 and 6: nobody reads 5
+        assert weights(result)["w1"].shape[0] == 4
+    else:
+        assert weights(result)["w1"].shape[0] == 5, name
+
+
+def test_sizes_of_images_stay_open(build: Build) -> None:
+    """A shuffle whose Reshapes are computed from the image's size."""
+    shape = [("Shape", ["r"], ["n"], {"end": 1}), ("Shape", ["r"], ["hw"], {"start": 2})]
+    middle: list[Node] = [
+        *shape,
+        ("Concat", ["n", "halves", "hw"], ["s1"], {"axis": 0}),
+        ("Reshape", ["r", "s1"], ["a"], {}),
+        ("Transpose", ["a"], ["t"], {"perm": [0, 2, 1, 3, 4]}),
+        ("Concat", ["n", "all", "hw"], ["s2"], {"axis": 0}),
+        ("Reshape", ["t", "s2"], ["m"], {}),
+    ]
+    first = without(floats(0, 8, 3, 3, 3), 1, 5)  # as many of each half: the Reshapes stay
+    nodes: list[Node] = [("Conv", ["x", "w1"], ["c"], PADDED), ("Relu", ["c"], ["r"], {}), *middle]
+    nodes += [("Conv", ["m", "w2"], ["y"], PADDED)]
+    stored = {"w1": first, "w2": floats(2, 3, 8, 3, 3), "halves": ints(2, 4), "all": ints(8)}
+    path = build(nodes, stored, {"x": ["n", 3, "h", "w"]})
+    result = compact_onnx(path, sizes={"x": (1, 3, 8, 8)})
+    assert weights(result)["w1"].shape[0] == 6
+    agree(path, result, (1, 3, 8, 8), (2, 3, 13, 6))
+
+
+def test_a_linear_layer_behind_flatten(build: Build) -> None:
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1", "b1"], ["c"], {}),
+        ("Relu", ["c"], ["r"], {}),
+        ("Flatten", ["r"], ["f"], {}),
+        ("MatMul", ["f", "w2"], ["p"], {}),
+        ("Relu", ["p"], ["q"], {}),
+        ("Gemm", ["q", "w3"], ["y"], {}),
+    ]
+    stored = {"w1": without(floats(0, 4, 3, 3, 3), 1), "b1": np.abs(floats(1, 4)), "w2": floats(2, 4 * 36, 6)}
+    stored["w3"] = floats(3, 6, 2)
+    stored["w3"][4] = 0  # nobody reads output 4 of the product
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    assert weights(result)["w2"].shape == (3 * 36, 5)
+    assert weights(result)["w3"].shape == (5, 2)
+    assert [node.op_type for node in result.model.graph.node].count("Add") == 1  # the product's new bias
+    agree(path, result)
+
+
+def test_groups_lose_equally_many_channels(build: Build) -> None:
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1"], ["c"], PADDED),
+        ("Conv", ["c", "w2"], ["g"], {"group": 2, **PADDED}),
+        ("Conv", ["g", "w3"], ["y"], {}),
+    ]
+    stored = {
+        "w1": without(floats(0, 8, 3, 3, 3), 0, 1, 5),
+        "w2": floats(1, 6, 4, 3, 3),
+        "w3": floats(2, 3, 6, 1, 1),
+    }
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    assert weights(result)["w2"].shape == (6, 3, 3, 3)
+    assert "must keep equally many" in str(result.report.kept)
+    agree(path, result)
+
+
+def test_whole_groups_leave(build: Build) -> None:
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1"], ["c"], PADDED),
+        ("Conv", ["c", "w2"], ["g"], {"group": 4, **PADDED}),
+        ("Conv", ["g", "w3"], ["y"], {}),
+    ]
+    stored = {
+        "w1": without(floats(0, 8, 3, 3, 3), 2, 3),
+        "w2": floats(1, 8, 2, 3, 3),
+        "w3": floats(2, 3, 8, 1, 1),
+    }
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    (group,) = [a.i for a in result.model.graph.node[1].attribute if a.name == "group"]
+    assert group == 3
+    assert weights(result)["w2"].shape == (6, 2, 3, 3)
+    agree(path, result)
+
+
+def test_tensors_that_are_stored_once_belong_to_each_layer(build: Build) -> None:
+    """Exporters store equal statistics of several BatchNorms once: that ties no channels."""
+    norm = ["ones", "zeros", "zeros", "ones"]
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1"], ["a"], {}),
+        ("BatchNormalization", ["a", *norm], ["b"], {}),
+        ("Conv", ["b", "w2"], ["c"], {}),
+        ("BatchNormalization", ["c", *norm], ["d"], {}),
+        ("Conv", ["d", "w3"], ["y"], {}),
+    ]
+    stored = {
+        "w1": without(floats(0, 4, 3, 3, 3), 0),
+        "w2": without(floats(1, 4, 4, 1, 1), 1, 2),
+        "w3": floats(2, 3, 4, 1, 1),
+        "ones": np.ones(4, dtype=np.float32),
+        "zeros": np.zeros(4, dtype=np.float32),
+    }
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    assert [w.after for w in result.report.layers.values()] == [3, 2, 3]
+    agree(path, result)
+
+
+def test_layers_that_share_a_weight_lose_the_same_channels(build: Build) -> None:
+    nodes: list[Node] = [
+        ("Conv", ["x", "w0"], ["a"], {}),
+        ("Conv", ["a", "w", "b"], ["c"], PADDED),
+        ("Relu", ["c"], ["d"], {}),
+        ("Conv", ["d", "w", "b"], ["e"], PADDED),
+        ("Conv", ["e", "w2"], ["y"], {}),
+    ]
+    stored = {"w0": floats(0, 4, 3, 1, 1), "w": without(floats(1, 4, 4, 3, 3), 2), "b": without(floats(2, 4), 2)}
+    stored["w0"][2] = 0
+    stored["w2"] = floats(3, 2, 4, 1, 1)
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    assert weights(result)["w"].shape == (3, 3, 3, 3)
+    agree(path, result)
+
+
+def test_pre_activation_channels_are_selected(build: Build) -> None:
+    """A BatchNorm silences channels that the sum behind still reads."""
+    scale = floats(4, 64)
+    scale[8:] = 0
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1"], ["a"], PADDED),
+        ("BatchNormalization", ["a", "g", "b", "b", "v"], ["n"], {}),
+        ("Conv", ["n", "w2"], ["c"], PADDED),
+        ("Add", ["a", "c"], ["y"], {}),
+    ]
+    stored = {
+        "w1": floats(0, 64, 3, 3, 3),
+        "w2": floats(2, 64, 64, 3, 3),
+        "g": scale,
+        "b": np.zeros(64, dtype=np.float32),
+        "v": np.ones(64, dtype=np.float32),
+    }
+    path = build(nodes, stored)
+    result = compact_onnx(path)
+    assert weights(result)["w2"].shape == (64, 8, 3, 3)
+    assert result.report.selections == {"BatchNormalization_1": (8, 64)}
+    agree(path, result)
+
+
+# --- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_operation_keeps_its_channels_and_is_named(build: Build) -> None:
+    path = chain(build, [("LRN", ["r"], ["m"], {"size": 3})], 8)
+    result = compact_onnx(path)
+    assert result.removed == 0
+    assert result.report.kept == {"Conv_0": "3 channels: onnx_LRN has no rule (at LRN_2)"}
+
+
+def test_channels_beside_an_unknown_operation_leave(build: Build) -> None:
+    nodes: list[Node] = [
+        ("Conv", ["x", "w1"], ["a"], PADDED),
+        ("Conv", ["a", "w2"], ["b"], PADDED),
+        ("LRN", ["b"], ["l"], {"size": 3}),
+        ("Conv", ["l", "w3"], ["y"], PADDED),
+    ]
+    stored = {"w1": without(floats(0, 4, 3, 3, 3), 1), "w2": without(floats(1, 4, 4, 3, 3), 2)}
+    path = build(nodes, stored | {"w3": floats(2, 4, 4, 3, 3)})
+    result = compact_onnx(path)
+    assert [w.after for w in result.report.layers.values()] == [3, 4, 4]
+    agree(path, result)
+
+
+def test_a_branch_keeps_what_it_reads(build: Build) -> None:
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(op, ["r"], [f"{name}_y"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, ["n", 8, 8, 8])],
+        )
+        for name, op in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }
+    middle: list[Node] = [
+        ("ReduceMax", ["x"], ["top"], {"keepdims": 0}),
+        ("Greater", ["top", "limit"], ["c0"], {}),
+        ("If", ["c0"], ["m"], branches),
+    ]
+    path = chain(build, middle, 8, limit=np.array(0.5, dtype=np.float32))
+    try:
+        result = compact_onnx(path)
+    except ModelError as error:
+        assert "If" in str(error)  # noqa: PT017 - refused by name, where its shape is not known
+    else:
+        assert result.removed == 0
+        assert "onnx_If has no rule" in str(result.report.kept)
+
+
+def test_quantised_weights_stay_with_the_reason(build: Build) -> None:
+    nodes: list[Node] = [
+        ("DequantizeLinear", ["q", "s"], ["w1"], {}),
+        ("Conv", ["x", "w1"], ["c"], PADDED),
+        ("Conv", ["c", "w2"], ["y"], PADDED),
+    ]
+    quantised = without(np.random.default_rng(0).integers(-9, 9, (8, 3, 3, 3), dtype=np.int8), 1, 2)
+    path = build(nodes, {"q": quantised, "s": np.array(0.1, dtype=np.float32), "w2": floats(2, 3, 8, 3, 3)})
+    result = compact_onnx(path)
+    assert result.removed == 0
+    assert result.model.graph.initializer[0].data_type == TensorProto.INT8
+
+
+def test_statistics_over_channels_keep_them(build: Build) -> None:
+    middle: list[Node] = [("GroupNormalization", ["r", "g", "b"], ["m"], {"num_groups": 2})]
+    path = chain(build, middle, 8, opset=21, g=floats(5, 8), b=floats(6, 8))
+    result = compact_onnx(path)
+    assert result.removed == 0
+    assert "a statistic over channels" in str(result.report.kept)
