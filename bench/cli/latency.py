@@ -39,6 +39,7 @@ def latency_command(
         float | None, typer.Option(help="Time from a frame to the next; as long as the deadline by default.")
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames of each model with --deadline-ms, at least 1.")] = 300,
+    tolerance: options.Tolerance = None,
     seed: options.Seed = 0,
     timeout: options.Timeout = 600.0,
     json: options.Json = None,
@@ -62,6 +63,7 @@ def latency_command(
             batches=options.parse_numbers("--batches", batches),
             shapes=options.parse_shapes(shape),
             deadline=_deadline(deadline_ms, period_ms, frames),
+            tolerance=tolerance,
             seed=seed,
             timeout_s=timeout,
             progress=progress,

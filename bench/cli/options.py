@@ -26,7 +26,9 @@ Provider = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option(help="Allowed difference from this machine's outputs, as a share of each output's largest value."),
+    typer.Option(
+        min=0.0, help="Allowed difference of a device's outputs from ours, as a share of each output's largest value."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the random inputs.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Give up after this time.")]

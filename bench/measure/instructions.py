@@ -50,8 +50,6 @@ def instructions(
         BenchError: The request makes no sense, the device does not count, a model could not be run, or it computes
             something else there than here.
     """
-    if tolerance is not None and not 0 <= tolerance < float("inf"):
-        raise BenchError(f"tolerance is {tolerance}, expected 0 or more")
     settings = Settings(
         threads=1,
         batch=batch,

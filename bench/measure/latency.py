@@ -40,6 +40,7 @@ def latency(
     batches: Sequence[int] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     deadline: Deadline | None = None,
+    tolerance: float | None = None,
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
@@ -61,6 +62,8 @@ def latency(
             is the one of the other figures.
         shapes: Whole shapes of inputs by name; other open sizes are 1.
         deadline: Feed the models at a fixed period too, and count missed deadlines.
+        tolerance: Allowed difference of a device's outputs from this machine's, as a share of each output's largest
+            value; by default that of ``bench/measure/parity.py``.
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each run with the runs done and their number.
@@ -88,7 +91,7 @@ def latency(
     # What is loaded first comes to lie elsewhere in memory: every other process loads, and samples, the other way.
     steady = [replace(request, models=paths[:: _step(run)], batch=size) for run in range(runs) for size in sizes]
     frames = [] if deadline is None else realtime_requests(deadline, request)
-    found = list(answers(device, [*steady, *frames], timeout_s, progress))
+    found = list(answers(device, [*steady, *frames], timeout_s, progress, tolerance))
     require_unchanged(files, paths)
     by_size = [_in_order(found[place : len(steady) : len(sizes)]) for place in range(len(sizes))]
     results = [_result(file, measured) for file, measured in zip(files, by_size[0], strict=True)]

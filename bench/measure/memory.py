@@ -29,6 +29,7 @@ def memory(
     repeats: int = 3,
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    tolerance: float | None = None,
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
@@ -45,6 +46,8 @@ def memory(
         repeats: Fresh processes for each model; the figures are their medians.
         batch: Size of every open first dimension; 1 by default.
         shapes: Whole shapes of inputs by name; other open sizes are 1.
+        tolerance: Allowed difference of a device's outputs from this machine's, as a share of each output's largest
+            value; by default that of ``bench/measure/parity.py``.
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each process with those done and their number.
@@ -68,7 +71,7 @@ def memory(
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
     requests = [request_of("memory", (path,), settings) for _ in range(repeats) for path in paths]
-    found = list(answers(device, requests, timeout_s, progress))
+    found = list(answers(device, requests, timeout_s, progress, tolerance))
     require_unchanged(files, paths)
     by_model = [
         [measured for answer in found[place :: len(paths)] for measured in answer.models] for place in range(len(paths))

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.onnx_graph import Graph, read_graph
 from bench.protocol import CPU_PROVIDER, Answer, Output, Request
 from bench.report import Parity
+from bench.targets import Session
 from bench.targets.local import LocalTarget
 
 # Allowed differences, as shares of an output's largest absolute value.
@@ -27,6 +28,8 @@ from bench.targets.local import LocalTarget
 # x86 without VNNI two products of an activation and a weight are added in 16 bits, which saturate where weights have 8
 # bits: that moves outputs by 1e-1 and is refused, since it is this machine that is wrong then.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 5e-2}
+
+HINTS = {"int8": "weights of 8 bits saturate on x86 without VNNI, compress export --int8 takes 7; "}
 
 QUANTISED = ("QLinear", "DynamicQuantize", "QuantizeLinear", "QGemm", "QAttention", "MatMulNBits")
 CODES = ("int8", "uint8", "int16", "uint16")  # whole numbers that stand for reals; others are exact: classes, indices
@@ -58,6 +61,34 @@ def local_outputs(request: Request, limit_s: float) -> tuple[tuple[Output, ...],
         return outputs_of(LocalTarget().run(plain))
     except BenchError as error:
         raise BenchError(f"on this machine, with which the outputs are compared: {error}") from error
+
+
+def check_outputs(
+    session: Session, device: str, requests: Sequence[Request], limit_s: float, tolerance: float | None
+) -> None:
+    """Refuse a device that computes something else than this machine; nothing is to be compared on this CPU itself.
+
+    Answers about instructions hold the outputs of the very process that was measured, which their measure compares.
+
+    Args:
+        session: Of the device.
+        device: As given with ``--device``.
+        requests: Whose models, inputs and provider are taken.
+        limit_s: For each of the two runs.
+        tolerance: See `require_parity`.
+
+    Raises:
+        BenchError: They differ, or one of the two does not run.
+    """
+    first = requests[0]
+    itself = device == "cpu" and first.provider.lower() in ("cpu", CPU_PROVIDER.lower())
+    if itself or first.measure == "instructions":
+        return
+    models = tuple(dict.fromkeys(path for request in requests for path in request.models))
+    asked = replace(first, measure="outputs", models=models, outputs=(), limit_seconds=limit_s)
+    there, here = outputs_of(session.run(asked)), local_outputs(asked, limit_s)
+    for path, ours, theirs in zip(models, here, there, strict=True):
+        require_parity(Path(path), ours, theirs, device, tolerance)
 
 
 def outputs_of(answer: Answer) -> tuple[tuple[Output, ...], ...]:
@@ -104,7 +135,7 @@ def require_parity(
             f"{path} computes something else on {device} than on this machine: output {worst.output} differs by "
             f"{worst.max_abs_error:.4g} at most, allowed {worst.tolerance * worst.largest_value:.4g} "
             f"({worst.tolerance:g} of the largest value, {worst.largest_value:.4g}; it computes in {arithmetic}); "
-            "if such a difference is all right, allow it with --tolerance"
+            f"{HINTS.get(arithmetic, '')}if such a difference is all right, allow it with --tolerance"
         )
     return worst
 

@@ -7,10 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.measure.parity import check_outputs
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import Answer, Host, MeasuredModel, Request
 from bench.report import Settings
 from bench.targets import find_target
+
+IDLE_LOAD = 0.5  # a desktop or the end of the previous command; a whole busy process is 1
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
 
@@ -32,11 +35,20 @@ def request_of(measure: str, models: tuple[str, ...], settings: Settings) -> Req
     )
 
 
-def answers(device: str, requests: Sequence[Request], timeout_s: float, progress: Progress | None) -> Iterator[Answer]:
+def answers(
+    device: str,
+    requests: Sequence[Request],
+    timeout_s: float,
+    progress: Progress | None,
+    tolerance: float | None = None,
+) -> Iterator[Answer]:
     """Answers in the order of the requests, each given an equal share of the time that is left.
 
+    Behind the first answer, the models' outputs on the device are compared with this machine's.
+
     Raises:
-        BenchError: The device is unknown, the target failed, or the time is over.
+        BenchError: The device is unknown, the target failed, the time is over, or a model computes something else there
+            than here, by more than `tolerance` (see ``bench/measure/parity.py``).
     """
     total = len(requests)
     deadline = time.monotonic() + timeout_s
@@ -54,6 +66,8 @@ def answers(device: str, requests: Sequence[Request], timeout_s: float, progress
                     f"worker's answer: {len(answer.models)} models, asked for {len(request.models)}; "
                     "the worker is not the one of this bench"
                 )
+            if done == 0:
+                check_outputs(session, device, requests, max(1.0, deadline - time.monotonic()), tolerance)
             yield answer
             if progress is not None:
                 progress(done + 1, total)
@@ -68,6 +82,21 @@ def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:
     for file, path in zip(before, paths, strict=True):
         if describe(Path(path)) != file:
             raise BenchError(f"{path} changed while it was measured; measure again")
+
+
+def host_doubts(settings: Settings, host: Host) -> list[str]:
+    """What about the machine makes times doubtful."""
+    found = []
+    threads, cores, load = settings.threads, host.usable_cores, host.load_average_1min
+    own = len(settings.pin) or cores
+    if threads > own:
+        found.append(f"{threads} threads share {own} cores: run with --threads {own}")
+    if load is not None and load + threads > cores + IDLE_LOAD:
+        found.append(
+            f"other processes were running: load average {load:.1f} before the start, and {threads} of {cores} cores "
+            "needed; stop them (see: top), then run the same command"
+        )
+    return found
 
 
 def fallen_back(measured: Iterable[tuple[OnnxFile, Sequence[MeasuredModel]]]) -> tuple[str, ...]:

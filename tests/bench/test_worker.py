@@ -1,6 +1,8 @@
 """The worker's own parts, in this process; whole requests are tested through the targets."""
 
+import base64
 import mmap
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -91,3 +93,44 @@ def test_a_peak_can_be_reset_where_the_method_says_so() -> None:
     assert reset()
     assert high - peak() > 48 << 20
     assert resident() <= peak()
+
+
+def test_large_outputs_are_told_in_part_evenly() -> None:
+    large = np.arange(3 * worker.MAX_VALUES, dtype=np.float32).reshape(3, -1)
+    found = worker.encoded("a.onnx", "y", large)
+    assert (found["shape"], found["stride"]) == ([3, worker.MAX_VALUES], 3)
+    assert np.array_equal(np.frombuffer(base64.b64decode(found["values"]), "<f4"), large.reshape(-1)[::3])
+
+
+@pytest.mark.parametrize("value", [np.array(["a"], dtype=object), [{"cat": 0.5}]])
+def test_outputs_that_are_no_numbers_are_refused(value) -> None:
+    with pytest.raises(
+        worker.RefusedError, match=r"a.onnx: output y is a .*, which cannot be compared between machines"
+    ):
+        worker.encoded("a.onnx", "y", value)
+
+
+def test_nobody_counts_instructions_outside_of_an_emulator(make_convs) -> None:
+    request = {**REQUEST, "models": ["a.onnx"], "counter": None}
+    with pytest.raises(worker.RefusedError, match=r"bench instructions a.onnx --device arm64:cortex-a53"):
+        worker.measure_instructions(request)
+
+
+def test_counts_of_somebody_else_are_refused(make_convs, tmp_path: Path) -> None:
+    counter = tmp_path / "counts"
+    counter.write_text("1\n2\n3\n")
+    path = str(make_convs("a.onnx"))
+    request = {**REQUEST, "models": [path], "counter": str(counter), "min_samples": 2, "limit_seconds": 60.0}
+    with pytest.raises(worker.RefusedError, match=r"wrote 3 counts, expected 18"):
+        worker.measure_instructions(request)
+
+
+def test_the_cost_of_marking_is_subtracted(make_convs, tmp_path: Path) -> None:
+    marks = [*range(0, 16 * 50, 50), 15 * 50 + 1050, 15 * 50 + 1050 + 2050]
+    counter = tmp_path / "counts"
+    counter.write_text("".join(f"{mark}\n" for mark in marks))
+    path = str(make_convs("a.onnx"))
+    request = {**REQUEST, "models": [path], "counter": str(counter), "min_samples": 2, "limit_seconds": 60.0}
+    (found,) = worker.measure_instructions(request)
+    assert found["instructions"] == {"marking": 50, "counts": [1000, 2000]}
+    assert [value["name"] for value in found["outputs"]] == ["y0"]
