@@ -1,4 +1,6 @@
-"""Measure ONNX models where they will run: inference time and memory, each with what is needed to trust the figure.
+"""Measure ONNX models where they will run, with what is needed to trust the figures.
+
+Inference time, memory, and where the time goes.
 
     import bench
     report = bench.latency(Path("small.onnx"), Path("dense.onnx"))
@@ -15,17 +17,32 @@ if TYPE_CHECKING:
     from bench.errors import BenchError
     from bench.measure.latency import latency
     from bench.measure.memory import memory
-    from bench.report import LatencyReport, MemoryReport, load_report
+    from bench.measure.profile import profile
+    from bench.measure.realtime import Deadline
+    from bench.report import LatencyReport, MemoryReport, ProfileReport, load_report
 
-__all__ = ["BenchError", "LatencyReport", "MemoryReport", "latency", "load_report", "memory"]
+__all__ = [
+    "BenchError",
+    "Deadline",
+    "LatencyReport",
+    "MemoryReport",
+    "ProfileReport",
+    "latency",
+    "load_report",
+    "memory",
+    "profile",
+]
 
 _HOME = {
     "BenchError": "bench.errors",
+    "Deadline": "bench.measure.realtime",
     "LatencyReport": "bench.report",
     "MemoryReport": "bench.report",
+    "ProfileReport": "bench.report",
     "latency": "bench.measure.latency",
     "load_report": "bench.report",
     "memory": "bench.measure.memory",
+    "profile": "bench.measure.profile",
 }
 
 

@@ -211,7 +211,7 @@ class NodeProfile:
     """A node as ONNX Runtime ran it.
 
     Attributes:
-        name: The node's, or operator and index where it has none.
+        name: In the words of the file: of its first contraction, else its own, else operator and value.
         output_shape: Of its first output, as the node made it: blocked layouts are padded to whole blocks.
         time_us: Of one inference: mean of the middle half of the samples of a process, median over the processes.
         share: Of the time of all nodes.

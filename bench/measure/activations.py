@@ -19,11 +19,11 @@ better one of the file's and a greedy order is an upper bound, and the smallest 
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.measure.runs import answers, request_of
+from bench.measure.values import computing, values_of
 from bench.onnx_graph import Graph, Node, read_graph
 from bench.protocol import Value
 from bench.report import Settings, StaticMemory
@@ -151,7 +151,7 @@ def plan_of(graph: Graph, values: Mapping[str, Value]) -> Plan:
     Raises:
         BenchError: A part of the graph cannot be planned; the message says which.
     """
-    nodes, constants = _computing(graph)
+    nodes, constants = computing(graph)
     for node in nodes:
         if node.has_body:
             raise BenchError(f"node {node.name or node.outputs[0]} ({node.operator}) computes graphs of its own")
@@ -182,25 +182,6 @@ def plan_of(graph: Graph, values: Mapping[str, Value]) -> Plan:
         made |= makes
         maker |= dict.fromkeys(node.outputs, number)
     return Plan(steps, sizes, start=of(graph.inputs), kept=of(graph.outputs))
-
-
-def intermediates(graph: Graph) -> tuple[str, ...]:
-    """The values whose sizes the plan needs, without inputs and outputs of the graph."""
-    nodes, constants = _computing(graph)
-    made = [name for node in nodes for name in node.outputs]
-    return tuple(name for name in made if name and name not in constants and name not in graph.outputs)
-
-
-def _computing(graph: Graph) -> tuple[list[Node], set[str]]:
-    """The nodes that depend on an input, and the names of all values that do not."""
-    constants = set(graph.weights)
-    nodes = []
-    for node in graph.nodes:
-        if node.has_body or any(name and name not in constants for name in node.inputs):
-            nodes.append(node)
-        else:
-            constants.update(node.outputs)
-    return nodes, constants
 
 
 def _homes(graph: Graph, nodes: list[Node], constants: set[str]) -> dict[str, str]:
@@ -240,10 +221,7 @@ def static_memory(path: Path, settings: Settings, timeout_s: float) -> StaticMem
     """
     graph = read_graph(path)
     try:
-        request = replace(request_of("shapes", (str(path),), settings), outputs=intermediates(graph), pin=())
-        request = replace(request, provider="cpu")
-        (answer,) = answers("cpu", [request], timeout_s, None)
-        plan = plan_of(graph, {value.name: value for value in answer.models[0].shapes or ()})
+        plan = plan_of(graph, values_of(path, graph, settings, timeout_s))
     except BenchError as error:
         return StaticMemory(
             weight_bytes=graph.weight_bytes,
