@@ -36,6 +36,12 @@ class Page:
             self._show("| " + " | ".join(row) + " |")
         self._lines.append("")
 
+    def paragraph(self, *lines: str) -> None:
+        """Print lines that belong together, and an empty one; an indented line is kept as it is."""
+        for line in lines:
+            self._show(line)
+        self._show("")
+
     def save(self, path: Path | None) -> None:
         """Write the document, if a file is wanted."""
         if path is not None:

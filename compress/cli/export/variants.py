@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +139,7 @@ def _latency(graph: Graph, float_graph: Graph, options: Options) -> tuple[Latenc
         return None, [f"latency could not be measured: {error}"]
     except OSError as error:
         return None, [f"latency could not be measured for want of room: {error.strerror}; let TMPDIR name a folder"]
-    return report, why_slower(report, graph)
+    return report, _slower(report, graph)
 
 
 def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
@@ -163,7 +164,7 @@ def _latency_figures(report: LatencyReport) -> dict[str, Any]:
     }
 
 
-def why_slower(report: LatencyReport, graph: Graph) -> list[str]:
+def _slower(report: LatencyReport, graph: Graph) -> list[str]:
     """A note where the variant takes longer than float32 on this CPU."""
     from export import fusion_of
 
@@ -171,14 +172,24 @@ def why_slower(report: LatencyReport, graph: Graph) -> list[str]:
     if report.ratio.low <= 1:
         return []
     longer = (report.ratio.value - 1) * PERCENT
-    slower = f"{graph.precision} is {longer:.0f}% slower than float32 on this CPU"
-    return [f"{slower}: {REASONS[graph.precision](report, fusion_of(graph.model))}"]
+    if graph.precision == INT8:
+        reason = why_int8_is_slower(report.host.isa, report.host.architecture, fusion_of(graph.model))
+    else:
+        reason = REASONS[graph.precision]
+    return [f"{graph.precision} is {longer:.0f}% slower than float32 on this CPU: {reason}"]
 
 
-def _why_int8(report: LatencyReport, fusion: Fusion) -> str:
+def why_int8_is_slower(isa: Sequence[str], architecture: str, fusion: Fusion) -> str:
+    """What is known to make integers slow.
+
+    Args:
+        isa: Flags of the CPU.
+        architecture: ``x86_64``, ``aarch64`` and so on.
+        fusion: What ONNX Runtime made of the network there.
+    """
     reasons = []
-    if not INTEGER_DOT_PRODUCTS & set(report.host.isa):
-        kind = "VNNI" if report.host.architecture in ("x86_64", "AMD64") else "dot product (asimddp)"
+    if not INTEGER_DOT_PRODUCTS & set(isa):
+        kind = "VNNI" if architecture in ("x86_64", "AMD64") else "dot product (asimddp)"
         reasons.append(f"it has no {kind}, so that a product of integers takes several instructions")
     if fusion.floating:
         reasons.append(f"{fusion.floating} layers are computed in float")
@@ -192,7 +203,6 @@ EDGE_CONVERSIONS = 2
 """One at the input, one at the output."""
 
 REASONS = {
-    INT8: _why_int8,
-    FLOAT16: lambda *_: "ONNX Runtime computes it in float32 here and converts at every layer",
-    INT8_WEIGHTS: lambda *_: "every inference turns the integers into floats first",
+    FLOAT16: "ONNX Runtime computes it in float32 here and converts at every layer",
+    INT8_WEIGHTS: "every inference turns the integers into floats first",
 }
