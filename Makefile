@@ -9,7 +9,8 @@ export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
-        plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights
+        plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights \
+        arm64-instructions arm64-lock
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -99,3 +100,11 @@ lenet5-mnist-weights: setup ## LeNet-5 with 200 times fewer single weights, half
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+arm64-instructions: setup ## instructions on emulated ARM CPUs, some minutes; needs apt; writes docs/results/arm64-instructions.md
+	$(BIN)/bench devices setup arm64
+	$(BIN)/python experiments/arm64_instructions.py --scratch $(RUNS)/arm64-instructions \
+	    --markdown docs/results/arm64-instructions.md
+
+arm64-lock: setup ## the newest files of the emulated ARM64 user space and their sums, into bench/targets/qemu/
+	$(BIN)/python experiments/arm64_lock.py

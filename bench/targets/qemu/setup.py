@@ -137,6 +137,7 @@ def fetch(package: Package, mirrors: tuple[str, ...], downloads: Path, say: Say)
     say(f"{package.file_name}, {package.size_bytes / 1e6:.1f} MB")
     arriving, faults = file.with_name(f".{file.name}.part"), []
     for mirror in mirrors:
+        arriving.unlink(missing_ok=True)
         try:
             run(
                 [APT_HELPER, "download-file", f"{mirror}/{package.path}", str(arriving)],

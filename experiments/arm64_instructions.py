@@ -1,0 +1,206 @@
+"""Instructions of an inference on emulated ARM CPUs: dense and compact, float32 and int8.
+
+    bench devices setup arm64
+    python experiments/arm64_instructions.py --markdown docs/results/arm64-instructions.md
+
+`bench instructions` counts them. The networks are LeNet-5 for 28x28 grey images and ResNet-20 for 32x32 colour images,
+not trained: half of the free channels of each are zeroed at random, and `compress.compact` removes them. What a kernel
+executes does not depend on the values of weights. int8 is what `compress export --int8` makes, calibrated on random
+images: activations of 8 bits, weights of 7, QuantizeLinear and DequantizeLinear around every layer.
+
+"Outputs" is the largest difference of the outputs from those of this machine, on the same random image, as a share of
+the largest output. MACs are multiplications with additions, of convolutions and linear layers, by the network's shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from page import Page, about
+from surgery_speed import kill_half_
+
+import compress
+import export
+from compress.models import build
+
+BENCH = Path(sys.executable).parent / "bench"
+NETWORKS = {"lenet5": (1, 28, 28), "resnet20": (3, 32, 32)}
+PRECISIONS = ("float32", "int8")
+FORMS = ("dense", "compact")
+CPUS = ("cortex-a53", "cortex-a76")
+DOT_CPUS = {"cortex-a53": "no", "cortex-a72": "no", "cortex-a76": "yes", "neoverse-n1": "yes"}
+CALIBRATION_IMAGES = 64
+BUSY_PROCESSES = 4
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where everything is kept: what is there is not made again."""
+
+    scratch: Path
+
+    def model(self, network: str, form: str, precision: str) -> Path:
+        """An ONNX file."""
+        return self.scratch / f"{network}-{form}-{precision}.onnx"
+
+    def macs(self, network: str) -> dict[str, int]:
+        """Multiplications with additions of both forms."""
+        found: dict[str, int] = json.loads((self.scratch / f"{network}-macs.json").read_text())
+        return found
+
+    def build(self, network: str) -> None:
+        """Write the four files of a network, the note of its MACs last."""
+        if (self.scratch / f"{network}-macs.json").exists():
+            return
+        shape = NETWORKS[network]
+        torch.manual_seed(0)
+        model = build(network, num_classes=10, in_channels=shape[0], image_size=shape[1]).eval()
+        x = torch.randn(1, *shape)
+        kill_half_(model, x, shifts=False)
+        result = compress.compact(model, (x,))
+        images = np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *shape)).astype(np.float32)
+        interface = export.Interface(dynamic_batch=True)
+        for form, module in (("dense", model), ("compact", result.model)):
+            graph = export.graph_of(module, (x,), interface)
+            export.write(graph, self.model(network, form, "float32"))
+            # Nothing was learnt, so that there is no accuracy to lose.
+            judge = export.Judge(lambda _: 1.0, images)
+            int8 = export.to_int8(graph, export.Calibration(images), judge)
+            export.write(int8.graph, self.model(network, form, "int8"))
+        macs = {"dense": result.report.macs_before, "compact": result.report.macs_after}
+        (self.scratch / f"{network}-macs.json").write_text(json.dumps(macs))
+
+    def count(self, model: Path, cpu: str, *, runs: int = 1, tag: str = "") -> dict[str, Any]:
+        """The report of `bench instructions` on one file."""
+        report = model.with_name(f"{model.stem}-{cpu}{tag}.json")
+        if not report.exists():
+            command = [BENCH, "instructions", model, "--device", f"arm64:{cpu}", "--json", report]
+            subprocess.run([*command, "--runs", str(runs), "--samples", str(3 * runs)], check=True, capture_output=True)
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+
+
+def per_inference(report: dict[str, Any]) -> int:
+    """Median of the counts."""
+    return int(report["model"]["instructions"]["per_inference"])
+
+
+def parity(report: dict[str, Any]) -> str:
+    """Largest difference of the outputs, as a share of the largest."""
+    found = report["model"]["parity"]
+    return f"{found['max_abs_error'] / found['largest_value']:.1e}"
+
+
+def main_rows(files: Files) -> Iterator[tuple[str, ...]]:
+    """Dense and compact of each network, precision and CPU."""
+    for network in NETWORKS:
+        macs = files.macs(network)
+        for precision in PRECISIONS:
+            for cpu in CPUS:
+                dense, compact = (files.count(files.model(network, form, precision), cpu) for form in FORMS)
+                counts = [per_inference(dense), per_inference(compact)]
+                yield (
+                    *(network, precision, cpu, *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}"),
+                    *(f"{macs['compact'] / macs['dense']:.3f}", parity(dense), parity(compact)),
+                )
+
+
+def int8_rows(files: Files) -> Iterator[tuple[str, ...]]:
+    """float32 and int8 of the dense ResNet-20, with and without the instruction for dot products."""
+    macs = files.macs("resnet20")["dense"]
+    for cpu, dot in DOT_CPUS.items():
+        float32, int8 = (files.count(files.model("resnet20", "dense", precision), cpu) for precision in PRECISIONS)
+        counts = [per_inference(float32), per_inference(int8)]
+        per_mac = [f"{macs / count:.2f}" for count in counts]
+        yield (cpu, dot, *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}", *per_mac, parity(int8))
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Other processes that do nothing but count."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def repeat_rows(files: Files) -> Iterator[tuple[str, ...]]:
+    """The same file in several processes, with and without others that keep the machine busy."""
+    for network in NETWORKS:
+        model = files.model(network, "dense", "float32")
+        for processes in (0, BUSY_PROCESSES):
+            with busy(processes):
+                report = files.count(model, CPUS[0], runs=REPEATS, tag=f"-busy{processes}")
+            figures = report["model"]["instructions"]
+            medians = [int(np.median(run["counts"])) for run in figures["runs"]]
+            spread = (figures["high"] - figures["low"]) / figures["per_inference"]
+            yield (network, f"{processes}", *(f"{median:,}" for median in medians), f"{spread:.3%}")
+
+
+EXPLANATION = """
+float32 costs the same everywhere: `FMLA` multiplies and adds four numbers, on every Armv8 CPU. int8 does not. Armv8.2
+CPUs have `SDOT` and `UDOT` (`asimddp` in /proc/cpuinfo), one of which multiplies and adds sixteen bytes into four sums
+of 32 bits. Without it ONNX Runtime has to widen: `SMULL` or `UMULL` make eight products of 16 bits, another instruction
+adds them up in pairs. The four CPUs below fall into two groups of equal counts by nothing but this instruction. The
+sums are whole numbers of 32 bits in both ways, hence the outputs are as far from this machine's on all four CPUs.
+
+Fewer instructions are no promise of time: a Cortex-A53 issues in order, a Cortex-A76 out of order, and neither memory
+nor clock is emulated. Measure seconds on a board (`bench latency --device ssh://...`).
+"""
+
+
+def main() -> None:
+    """Build, count, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/arm64-instructions"), help="models and reports")
+    parser.add_argument("--markdown", type=Path, help="write the page here too")
+    options = parser.parse_args()
+    files = Files(options.scratch)
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    for network in NETWORKS:
+        files.build(network)
+    host = files.count(files.model("lenet5", "dense", "float32"), CPUS[0])["host"]
+    page = Page(
+        "Instructions of an inference on emulated ARM CPUs",
+        "make arm64-instructions",
+        about(__doc__),
+        f"onnxruntime {host['onnxruntime']}, numpy {host['numpy']} and Python {host['python']} for ARM64, one thread, "
+        "under QEMU's user mode.",
+    )
+    tables: dict[str, tuple[tuple[str, ...], Callable[[Files], Iterator[tuple[str, ...]]]]] = {
+        "Dense and compact": (
+            ("network", "precision", "CPU", "dense", "compact", "ratio", "ratio of MACs", "outputs, dense", "compact"),
+            main_rows,
+        ),
+        "int8 with and without dot products: ResNet-20, dense": (
+            ("CPU", "`SDOT`", "float32", "int8", "ratio", "MACs per instruction, float32", "int8", "outputs, int8"),
+            int8_rows,
+        ),
+        f"Repeatability: dense, float32, {CPUS[0]}, medians of {REPEATS} processes": (
+            ("network", "busy processes beside it", *(f"process {run + 1}" for run in range(REPEATS)), "spread of all"),
+            repeat_rows,
+        ),
+    }
+    for title, (headings, rows) in tables.items():
+        page.table(headings, rows(files), title)
+    for paragraph in EXPLANATION.strip().split("\n\n"):
+        page.paragraph(*paragraph.splitlines())
+    page.save(options.markdown)
+
+
+if __name__ == "__main__":
+    main()
