@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.protocol import Host
-from bench.report import AnyReport, LatencyReport, LatencyResult, MemoryReport, Report
+from bench.report import AnyReport, InstructionsReport, LatencyReport, LatencyResult, MemoryReport, Report
 from bench.stats import MIN_RUNS, ratio_of_sessions
 
 
@@ -31,7 +31,7 @@ class Row:
     Attributes:
         name: The report's.
         file_name: The model's.
-        value: Median milliseconds, or peak bytes over the bare runtime.
+        value: Median milliseconds, peak bytes over the bare runtime, or instructions.
         first: Whether the others are compared with it.
         ratio: To the first report's; None for the first itself, and where a figure is 0.
         low: Lower end of its 95 % interval over the processes; None where there are too few.
@@ -80,6 +80,12 @@ def _latency(report: AnyReport) -> LatencyReport:
     return report
 
 
+def _instructions(report: AnyReport) -> InstructionsReport:
+    if not isinstance(report, InstructionsReport):
+        raise TypeError(f"a report of {report.measure} holds no instructions")
+    return report
+
+
 def _memory(report: AnyReport) -> MemoryReport:
     if not isinstance(report, MemoryReport):
         raise TypeError(f"a report of {report.measure} holds no memory")
@@ -100,6 +106,13 @@ FIGURES: dict[str, Figure] = {
         unit="bytes",
         value=lambda report: _memory(report).model.memory.peak_over_bare_bytes,
         of_runs=lambda report: [run.peak_rss_bytes - run.bare_rss_bytes for run in _memory(report).model.memory.runs],
+        advice="",
+    ),
+    "instructions": Figure(
+        name="instructions per inference",
+        unit="instructions",
+        value=lambda report: _instructions(report).model.instructions.per_inference,
+        of_runs=lambda report: [float(np.median(run.counts)) for run in _instructions(report).model.instructions.runs],
         advice="",
     ),
 }

@@ -12,7 +12,7 @@ from bench.cli import console
 from bench.compare import Comparison, Named, Row, compare
 from bench.report import load_report
 
-FORMATS = {"ms": ".4g", "bytes": ",.0f"}
+FORMATS = {"ms": ".4g", "bytes": ",.0f", "instructions": ",.0f"}
 
 
 def compare_command(

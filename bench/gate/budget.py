@@ -17,6 +17,7 @@ from bench.gate.limits import LIMITS, UNITS
 from bench.stats import MIN_RUNS
 
 MEASURE = "measure"
+NEED_DEADLINE = ("latency.missed_share", "latency.longest_run")
 EXAMPLE = "[latency] p50_ms = 5.0"
 
 
@@ -63,6 +64,9 @@ def parse_budget(tree: dict[str, Any], path: Path) -> Budget:
         except ValueError as fault:
             faults.append(f"{key}: {fault}")
     limits = {key: value for key, value in values.items() if key in LIMITS}
+    frames = [key for key in limits if key in NEED_DEADLINE]
+    if frames and f"{MEASURE}.deadline_ms" not in values:
+        faults.append(f"{', '.join(frames)}: set measure.deadline_ms, the time in which a frame's result is of use")
     if not limits and not faults:
         faults.append(f"no limit is given; write one, for example {EXAMPLE}")
     if faults:
@@ -135,15 +139,27 @@ def _whole(least: int) -> Callable[[Any], int]:
     return checked
 
 
-def _seconds(*, zero: bool) -> Callable[[Any], float]:
+def _real(expected: str, *, zero: bool) -> Callable[[Any], float]:
     def checked(value: Any) -> float:
-        expected = "seconds, 0 or more" if zero else "seconds above 0"
         number = _number(value, expected)
         if number < 0 or (number == 0 and not zero):
             raise ValueError(f"got {value!r}, expected {expected}")
         return number
 
     return checked
+
+
+def _cores(value: Any) -> tuple[int, ...]:
+    cores = value if isinstance(value, list) else [value]
+    if not all(type(core) is int and core >= 0 for core in cores) or len(set(cores)) < len(cores):
+        raise ValueError(f"got {value!r}, expected different cores, for example [2, 3]")
+    return tuple(cores)
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'got {value!r}, expected a name, for example "xnnpack"')
+    return value
 
 
 def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
@@ -158,13 +174,21 @@ def _shapes(value: Any) -> dict[str, tuple[int, ...]]:
 
 SETTINGS: dict[str, Callable[[Any], Any]] = {
     "threads": _whole(1),
+    "pin": _cores,
+    "provider": _word,
     "batch": _whole(1),
     "shapes": _shapes,
     "runs": _whole(MIN_RUNS),
     "samples": _whole(1),
-    "min_seconds": _seconds(zero=True),
+    "min_seconds": _real("seconds, 0 or more", zero=True),
     "memory_runs": _whole(1),
+    "instruction_runs": _whole(1),
+    "instruction_samples": _whole(1),
+    "tolerance": _real("a share, 0 or more", zero=True),
+    "deadline_ms": _real("milliseconds above 0", zero=False),
+    "period_ms": _real("milliseconds above 0", zero=False),
+    "frames": _whole(1),
     "seed": _whole(0),
-    "timeout_s": _seconds(zero=False),
+    "timeout_s": _real("seconds above 0", zero=False),
 }
 SECTIONS = tuple(dict.fromkeys([*(key.partition(".")[0] for key in LIMITS), MEASURE]))

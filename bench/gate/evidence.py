@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import BenchError
+from bench.measure.instructions import instructions
 from bench.measure.latency import latency
 from bench.measure.memory import memory
+from bench.measure.realtime import Deadline
 from bench.measure.runs import Progress
 from bench.onnx_file import OnnxFile, describe, metadata
-from bench.report import LatencyReport, MemoryReport
+from bench.protocol import CPU_PROVIDER
+from bench.report import InstructionsReport, LatencyReport, MemoryReport
 
 T = TypeVar("T")
 
@@ -22,24 +25,40 @@ class Measurement:
     """How to measure: the section ``[measure]`` of a budget.
 
     Attributes:
-        threads: Intra-op threads of ONNX Runtime.
+        threads: Intra-op threads of ONNX Runtime; instructions are counted on one.
+        pin: Cores to which the workers restrict themselves; none leaves them free.
+        provider: Execution provider of ONNX Runtime.
         batch: Size of open first dimensions; None leaves them at 1.
         shapes: Whole shapes of inputs by name.
         runs: Processes that measure latency.
         samples: Inferences of each model, at least.
         min_seconds: Of sampling, for each model.
         memory_runs: Processes that measure memory, for each model.
+        instruction_runs: Processes that count instructions, for each model.
+        instruction_samples: Inferences whose instructions are counted, of each model, at least.
+        tolerance: Allowed difference of an emulated device's outputs from this machine's; None leaves it to bench.
+        deadline_ms: Of a frame; None feeds no frames.
+        period_ms: From a frame to the next; None: as long as the deadline.
+        frames: Of each model.
         seed: Of the random inputs.
         timeout_s: For each measure.
     """
 
     threads: int = 1
+    pin: tuple[int, ...] = ()
+    provider: str = CPU_PROVIDER
     batch: int | None = None
     shapes: dict[str, tuple[int, ...]]
     runs: int = 10
     samples: int = 200
     min_seconds: float = 2.0
     memory_runs: int = 3
+    instruction_runs: int = 2
+    instruction_samples: int = 6
+    tolerance: float | None = None
+    deadline_ms: float | None = None
+    period_ms: float | None = None
+    frames: int = 300
     seed: int = 0
     timeout_s: float = 600.0
 
@@ -99,6 +118,7 @@ class Evidence:
     baseline: Facts | None
     latency: LatencyReport | Failed | None
     memory: MemoryReport | Failed | None
+    instructions: InstructionsReport | Failed | None
 
 
 def facts_of(path: Path) -> Facts:
@@ -111,13 +131,19 @@ def facts_of(path: Path) -> Facts:
 
 
 def measure_latency(job: Job) -> LatencyReport:
-    """Latency of both models, interleaved."""
+    """Latency of both models, interleaved, and their frames if there is a deadline."""
     how = job.measure
+    deadline = None
+    if how.deadline_ms is not None:
+        deadline = Deadline(deadline_ms=how.deadline_ms, period_ms=how.period_ms, frames=how.frames)
     return latency(
         job.model,
         job.baseline,
         device=job.device,
         threads=how.threads,
+        pin=how.pin,
+        provider=how.provider,
+        deadline=deadline,
         runs=how.runs,
         min_seconds=how.min_seconds,
         samples=how.samples,
@@ -137,6 +163,8 @@ def measure_memory(job: Job) -> MemoryReport:
         job.baseline,
         device=job.device,
         threads=how.threads,
+        pin=how.pin,
+        provider=how.provider,
         repeats=how.memory_runs,
         batch=how.batch,
         shapes=how.shapes,
@@ -146,8 +174,26 @@ def measure_memory(job: Job) -> MemoryReport:
     )
 
 
+def measure_instructions(job: Job) -> InstructionsReport:
+    """Instructions of both models, each in processes of its own, and their outputs against this machine's."""
+    how = job.measure
+    return instructions(
+        job.model,
+        job.baseline,
+        device=job.device,
+        runs=how.instruction_runs,
+        samples=how.instruction_samples,
+        batch=how.batch,
+        shapes=how.shapes,
+        tolerance=how.tolerance,
+        seed=how.seed,
+        timeout_s=how.timeout_s,
+        progress=job.progress,
+    )
+
+
 def gather(job: Job, wanted: set[str]) -> Evidence:
-    """Read the files, and measure what is `wanted`: ``latency``, ``memory``. A measure that fails is kept as such.
+    """Read the files, and measure what is `wanted` (``latency``, ``memory``, ``instructions``); failures are kept.
 
     Raises:
         BenchError: A file cannot be read, or is another at the end than at the start.
@@ -166,6 +212,7 @@ def gather(job: Job, wanted: set[str]) -> Evidence:
         baseline=None if job.baseline is None else facts_of(job.baseline),
         latency=found("latency", measure_latency),
         memory=found("memory", measure_memory),
+        instructions=found("instructions", measure_instructions),
     )
     for path, facts in ((job.model, evidence.model), (job.baseline, evidence.baseline)):
         if path is not None and facts is not None and describe(path) != facts.file:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.gate.budget import Budget
 from bench.gate.evidence import Evidence, Failed, Job, T, gather
-from bench.gate.limits import LIMITS, RANGES, UNITS, Figure
+from bench.gate.limits import LIMITS, UNITS, Figure
 from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN, Check, GateReport
 from bench.measure.runs import Progress, now
 from bench.report import LatencyReport
@@ -15,6 +15,9 @@ from bench.targets import find_target
 
 # A p99 of fewer samples rests on less than ten of them.
 SAMPLES_FOR_P99 = 1000
+
+# What to raise for a narrower range.
+MORE = {"latency": "measure.runs", "memory": "measure.memory_runs", "instructions": "measure.instruction_samples"}
 
 
 def gate(
@@ -49,6 +52,7 @@ def gate(
     )
     checks = tuple(check(name, limit, evidence) for name, limit in budget.limits.items())
     latency, memory = _or_none(evidence.latency), _or_none(evidence.memory)
+    instructions = _or_none(evidence.instructions)
     return GateReport(
         created=now(),
         device=device,
@@ -61,11 +65,12 @@ def gate(
         checks=checks,
         warnings=(
             *(f"{one.name}: {one.reason}" for one in checks if one.verdict == UNCERTAIN),
-            *(text for report in (latency, memory) if report is not None for text in report.warnings),
+            *(text for report in (latency, memory, instructions) if report is not None for text in report.warnings),
             *_few_samples(budget, latency),
         ),
         latency=latency,
         memory=memory,
+        instructions=instructions,
     )
 
 
@@ -112,7 +117,7 @@ def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
     rule = LIMITS[name]
     unit = UNITS[rule.unit]
     exact = figure.low == figure.high
-    where = "" if exact else f", {RANGES[rule.measure or '']} {unit.shown(figure.low)} to {unit.shown(figure.high)}"
+    where = "" if exact else f", {figure.range_of} {unit.shown(figure.low)} to {unit.shown(figure.high)}"
     side = {
         (WITHIN, False): "at most",
         (WITHIN, True): "at least",
@@ -121,8 +126,7 @@ def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
         (UNCERTAIN, False): "not distinguishable from the limit of",
         (UNCERTAIN, True): "not distinguishable from the limit of",
     }[verdict, rule.at_least]
-    more = {"latency": "runs", "memory": "memory_runs"}.get(rule.measure or "", "")
-    advice = f"; to tell, raise measure.{more} in the budget" if verdict == UNCERTAIN else ""
+    advice = f"; to tell, raise {MORE[rule.measure or '']} in the budget" if verdict == UNCERTAIN else ""
     return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}{advice}"
 
 

@@ -4,15 +4,16 @@ A figure that varies from process to process comes with the range that it lies i
 range is beyond it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.errors import BenchError
 from bench.gate.evidence import Evidence, Facts, Failed
 from bench.measure.latency import NS_PER_MS
-from bench.protocol import MemorySamples
-from bench.report import LatencyReport, MemoryReport
+from bench.measure.realtime import frames as of_frames
+from bench.protocol import LatencySamples, MemorySamples, PeriodicSamples
+from bench.report import Latency, LatencyReport, MemoryReport, StaticMemory
 from bench.stats import quantile_interval
 
 T = TypeVar("T")
@@ -20,11 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A measured figure and the range that it lies in, which is a point for exact ones."""
+    """A measured figure and the range that it lies in, which is a point for exact ones; `range_of` says what it is."""
 
     value: float
     low: float
     high: float
+    range_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,10 @@ UNITS = {
     "ratio": Unit(spec=".4g"),
     "share": Unit(spec=".6g", largest=1.0, zero=True),
     "difference": Unit(spec=".4g", zero=True),
+    "count": Unit(spec=",.0f"),
+    "frames": Unit(spec=",.0f", suffix=" frames", zero=True),
 }
-
-RANGES = {"latency": "95 % interval", "memory": "range of the processes"}
+INTERVAL, PROCESSES, COUNTS = "95 % interval", "range of the processes", "range of the counts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +123,9 @@ def quantile(share: float) -> Callable[[Evidence], Figure]:
 
     def read(evidence: Evidence) -> Figure:
         figures = native(evidence).model.latency
-        value = {0.5: figures.p50_ms, 0.9: figures.p90_ms, 0.99: figures.p99_ms}[share]
+        value = {0.5: figures.p50_ms, 0.9: figures.p90_ms, 0.95: figures.p95_ms, 0.99: figures.p99_ms}[share]
         low, high = quantile_interval([run.samples_ns for run in figures.runs], share)
-        return Figure(value=value, low=low / NS_PER_MS, high=high / NS_PER_MS)
+        return Figure(value=value, low=low / NS_PER_MS, high=high / NS_PER_MS, range_of=INTERVAL)
 
     return read
 
@@ -132,7 +135,32 @@ def latency_ratio(evidence: Evidence) -> Figure:
     ratio = native(evidence).ratio
     if ratio is None:
         raise BenchError("it needs --baseline")
-    return Figure(value=ratio.value, low=ratio.low, high=ratio.high)
+    return Figure(value=ratio.value, low=ratio.low, high=ratio.high, range_of=INTERVAL)
+
+
+def cold(value: Callable[[Latency], float], of_run: Callable[[LatencySamples], int]) -> Callable[[Evidence], Figure]:
+    """A figure of the cold start, with the smallest and the largest of the processes that loaded the model first."""
+
+    def read(evidence: Evidence) -> Figure:
+        figures = native(evidence).model.latency
+        runs = [of_run(run) / NS_PER_MS for run in figures.runs if run.loaded_first]
+        return Figure(value=value(figures), low=min(runs), high=max(runs), range_of=PROCESSES)
+
+    return read
+
+
+def frames(of: Callable[[Sequence[PeriodicSamples], float], float]) -> Callable[[Evidence], Figure]:
+    """A figure of the frames, with the smallest and the largest of the processes."""
+
+    def read(evidence: Evidence) -> Figure:
+        realtime = native(evidence).realtime
+        if realtime is None:
+            raise BenchError("no frames were fed: set measure.deadline_ms")
+        each = [of((run,), realtime.deadline_ms) for run in realtime.model.runs]
+        value = of(realtime.model.runs, realtime.deadline_ms)
+        return Figure(value=value, low=min(each), high=max(each), range_of=PROCESSES)
+
+    return read
 
 
 def resident(value: Callable[[MemoryReport], float], of_run: Callable[[MemorySamples], int]) -> Callable[..., Figure]:
@@ -141,9 +169,37 @@ def resident(value: Callable[[MemoryReport], float], of_run: Callable[[MemorySam
     def read(evidence: Evidence) -> Figure:
         report = measured(evidence.memory)
         runs = [of_run(run) for run in report.model.memory.runs]
-        return Figure(value=value(report), low=min(runs), high=max(runs))
+        return Figure(value=value(report), low=min(runs), high=max(runs), range_of=PROCESSES)
 
     return read
+
+
+def static(value: Callable[[StaticMemory], int | None]) -> Callable[[Evidence], Figure]:
+    """A memory figure of the graph alone."""
+
+    def read(evidence: Evidence) -> Figure:
+        figures = measured(evidence.memory).model.static
+        size = value(figures)
+        if size is None:
+            raise BenchError(figures.unknown_because or "it is not known")
+        return exact(size)
+
+    return read
+
+
+def counted(evidence: Evidence) -> Figure:
+    """Instructions of an inference, with the smallest and the largest count."""
+    figures = measured(evidence.instructions).model.instructions
+    return Figure(value=figures.per_inference, low=figures.low, high=figures.high, range_of=COUNTS)
+
+
+def counted_ratio(evidence: Evidence) -> Figure:
+    """Instructions over the baseline's: the widest range that the counts leave open."""
+    report = measured(evidence.instructions)
+    if report.baseline is None or report.ratio is None:
+        raise BenchError("it needs --baseline")
+    ours, theirs = report.model.instructions, report.baseline.instructions
+    return Figure(value=report.ratio, low=ours.low / theirs.high, high=ours.high / theirs.low, range_of=COUNTS)
 
 
 def peak_ratio(evidence: Evidence) -> Figure:
@@ -157,7 +213,8 @@ def peak_ratio(evidence: Evidence) -> Figure:
     )
     if min(theirs) <= 0:
         raise BenchError("the baseline's peak is no larger than the bare runtime's: a ratio to it means nothing")
-    return Figure(value=report.ratios.peak_over_bare_bytes, low=min(ours) / max(theirs), high=max(ours) / min(theirs))
+    value = report.ratios.peak_over_bare_bytes
+    return Figure(value=value, low=min(ours) / max(theirs), high=max(ours) / min(theirs), range_of=PROCESSES)
 
 
 def told(key: str, largest: float = float("inf")) -> Callable[[Evidence], Figure]:
@@ -180,12 +237,50 @@ def _within(facts: Facts, key: str, largest: float) -> float:
 LIMITS: dict[str, Limit] = {
     "latency.p50_ms": Limit(what="median inference time", unit="ms", read=quantile(0.5), measure="latency"),
     "latency.p90_ms": Limit(what="time of 90 % of inferences", unit="ms", read=quantile(0.9), measure="latency"),
+    "latency.p95_ms": Limit(what="time of 95 % of inferences", unit="ms", read=quantile(0.95), measure="latency"),
     "latency.p99_ms": Limit(what="time of 99 % of inferences", unit="ms", read=quantile(0.99), measure="latency"),
     "latency.ratio": Limit(
         what="inference time over the baseline's, measured side by side",
         unit="ratio",
         read=latency_ratio,
         measure="latency",
+        needs_baseline=True,
+    ),
+    "latency.load_ms": Limit(
+        what="cold start: from the file to the session",
+        unit="ms",
+        read=cold(lambda figures: figures.load_ms, lambda run: run.load_ns),
+        measure="latency",
+    ),
+    "latency.first_inference_ms": Limit(
+        what="cold start: the first inference",
+        unit="ms",
+        read=cold(lambda figures: figures.first_inference_ms, lambda run: run.first_inference_ns),
+        measure="latency",
+    ),
+    "latency.missed_share": Limit(
+        what="share of the frames that miss `measure.deadline_ms`",
+        unit="share",
+        read=frames(lambda runs, deadline_ms: of_frames(runs, deadline_ms).missed_share),
+        measure="latency",
+    ),
+    "latency.longest_run": Limit(
+        what="the most frames missed in a row",
+        unit="frames",
+        read=frames(lambda runs, deadline_ms: of_frames(runs, deadline_ms).longest_run),
+        measure="latency",
+    ),
+    "instructions.per_inference": Limit(
+        what="instructions of an inference on one thread; `--device arm64`",
+        unit="count",
+        read=counted,
+        measure="instructions",
+    ),
+    "instructions.ratio": Limit(
+        what="the same over the baseline's",
+        unit="ratio",
+        read=counted_ratio,
+        measure="instructions",
         needs_baseline=True,
     ),
     "memory.peak_bytes": Limit(
@@ -209,6 +304,18 @@ LIMITS: dict[str, Limit] = {
         read=peak_ratio,
         measure="memory",
         needs_baseline=True,
+    ),
+    "memory.weight_bytes": Limit(
+        what="all weights, by the graph alone",
+        unit="bytes",
+        read=static(lambda figures: figures.weight_bytes),
+        measure="memory",
+    ),
+    "memory.activation_bytes": Limit(
+        what="activations alive at once in the best order of execution, by the graph alone",
+        unit="bytes",
+        read=static(lambda figures: figures.peak_activation_bytes),
+        measure="memory",
     ),
     "file.bytes": Limit(
         what="size of the ONNX file, external weights included",

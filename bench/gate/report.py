@@ -9,7 +9,7 @@ from bench.errors import BenchError
 from bench.files import write_whole
 from bench.gate.evidence import Measurement
 from bench.onnx_file import OnnxFile
-from bench.report import LatencyReport, MemoryReport
+from bench.report import InstructionsReport, LatencyReport, MemoryReport
 
 WITHIN, UNCERTAIN, OVER, NOT_MEASURED = "within", "uncertain", "over", "not measured"
 
@@ -57,6 +57,7 @@ class GateReport:
         warnings: What makes the figures doubtful.
         latency: The report that the checks of latency rest on; None where there is none.
         memory: Likewise.
+        instructions: Likewise.
     """
 
     HEADER: ClassVar[codec.Header] = ("bench-gate", 1)
@@ -73,15 +74,16 @@ class GateReport:
     warnings: tuple[str, ...]
     latency: LatencyReport | None
     memory: MemoryReport | None
+    instructions: InstructionsReport | None
 
     @property
     def exit_code(self) -> int:
         """0 within budget, 1 over it, 2 could not be measured."""
         return EXIT_CODES[self.outcome]
 
-    def measurements(self) -> list[LatencyReport | MemoryReport]:
+    def measurements(self) -> list[LatencyReport | MemoryReport | InstructionsReport]:
         """The reports there are."""
-        return [report for report in (self.latency, self.memory) if report is not None]
+        return [report for report in (self.latency, self.memory, self.instructions) if report is not None]
 
     def to_json(self) -> str:
         """The document of docs/bench-gate.md."""

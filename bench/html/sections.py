@@ -6,11 +6,12 @@ from typing import Any
 
 from bench.gate.report import GateReport
 from bench.html.gate import gate_content
+from bench.html.instructions import instructions_content
 from bench.html.latency import latency_content
 from bench.html.memory import memory_content
 from bench.html.parts import Panel, Section, Tile
 from bench.html.profile import profile_content
-from bench.report import AnyReport, LatencyReport, MemoryReport, ProfileReport
+from bench.report import AnyReport, InstructionsReport, LatencyReport, MemoryReport, ProfileReport
 
 Content = tuple[list[Tile], list[Panel]]
 
@@ -18,6 +19,7 @@ _CONTENT: dict[type[Any], Callable[[Any], Content]] = {
     LatencyReport: latency_content,
     MemoryReport: memory_content,
     ProfileReport: profile_content,
+    InstructionsReport: instructions_content,
     GateReport: gate_content,
 }
 
@@ -25,6 +27,7 @@ _TITLES: dict[type[Any], str] = {
     LatencyReport: "Latency",
     MemoryReport: "Memory",
     ProfileReport: "Layer profile",
+    InstructionsReport: "Instructions",
     GateReport: "Gate",
 }
 

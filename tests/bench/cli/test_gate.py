@@ -63,12 +63,12 @@ def test_a_slower_model_than_the_baseline_breaks_the_ratio(make_convs, budget, m
 def test_bad_input_is_a_message_exit_code_2_and_no_file(make_convs, budget, tmp_path, monkeypatch, capsys) -> None:
     model, good, out = make_convs("a.onnx"), budget("[file]\nbytes = 1_000_000"), tmp_path / "gate.xml"
     typo = tmp_path / "typo.toml"
-    typo.write_text("[latency]\np5_ms = 1\n[file]\nsize = 3\n")
+    typo.write_text("[latency]\np50ms = 1\n[file]\nsize = 3\n")
     corrupt = tmp_path / "corrupt.onnx"
     corrupt.write_bytes(b"\x3a\x7f")
     bad = {
         (model, "--budget", tmp_path / "none.toml"): "budget file not found",
-        (model, "--budget", typo): "2 faults\n  latency.p5_ms: unknown key (did you mean latency.p50_ms?)",
+        (model, "--budget", typo): "2 faults\n  latency.p50ms: unknown key (did you mean latency.p50_ms?)",
         (tmp_path / "none.onnx", "--budget", good): "model file not found",
         (corrupt, "--budget", good): "is no ONNX file",
         (model, "--budget", good, "--device", "toaster"): "unknown device 'toaster'",

@@ -65,14 +65,21 @@ def test_all_faults_are_told_at_once_with_the_near_key(tmp_path: Path) -> None:
         timeout_s = nan
         shapes = {x = [1, 0]}
         batch = true
+        pin = [1, 1]
+        provider = 3
+        deadline_ms = 0
+        tolerance = -1
         """,
     )
     assert [fault.partition(":")[0] for fault in found] == [
         *("p50_ms", "latency.p50", "latency.ratio", "latency.p99_ms", "memori.peak_bytes", "accuracy.test"),
-        *(f"measure.{name}" for name in ("threads", "run", "runs", "timeout_s", "shapes", "batch")),
+        *(f"measure.{name}" for name in ("threads", "run", "runs", "timeout_s", "shapes")),
+        *(f"measure.{name}" for name in ("batch", "pin", "provider", "deadline_ms", "tolerance")),
     ]
     told = dict(fault.split(": ", 1) for fault in found)
-    assert told["p50_ms"].startswith("unknown key (did you mean latency.p50_ms?); known sections: latency, memory")
+    assert told["p50_ms"].startswith(
+        "unknown key (did you mean latency.p50_ms?); known sections: latency, instructions"
+    )
     assert told["latency.p50"].startswith("unknown key (did you mean latency.p50_ms?); known: latency.p50_ms, ")
     assert told["latency.ratio"] == "got 'half', expected a number above 0"
     assert told["latency.p99_ms"] == "got 0, expected a number above 0"
@@ -83,7 +90,16 @@ def test_all_faults_are_told_at_once_with_the_near_key(tmp_path: Path) -> None:
     assert told["measure.runs"] == "got 3, expected an integer of at least 6"
     assert told["measure.timeout_s"] == "got nan, expected seconds above 0"
     assert told["measure.shapes"].endswith("{image = [1, 3, 224, 224]}, each 1 or more")
+    assert told["measure.pin"] == "got [1, 1], expected different cores, for example [2, 3]"
+    assert told["measure.deadline_ms"] == "got 0, expected milliseconds above 0"
     assert told["measure.batch"] == "got True, expected an integer of at least 1"
+
+
+def test_missed_frames_need_a_deadline(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, "[latency]\nmissed_share = 0.01\nlongest_run = 2")
+    assert fault.startswith("latency.missed_share, latency.longest_run: set measure.deadline_ms")
+    budget = load(tmp_path, "[latency]\nmissed_share = 0\n[measure]\ndeadline_ms = 33\npin = [1]\nprovider = 'xnnpack'")
+    assert (budget.measure.deadline_ms, budget.measure.pin, budget.measure.provider) == (33.0, (1,), "xnnpack")
 
 
 def test_a_section_that_is_none_and_a_budget_without_limits_are_faults(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from bench.gate import Budget, GateReport, gate, load_gate_report
 from bench.gate.evidence import Evidence, Failed, Measurement, facts_of
 from bench.gate.judge import check, judged, outcome
 from bench.gate.limits import LIMITS, Figure
+from bench.measure.realtime import frames
+from bench.protocol import PeriodicSamples
+from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Realtime
 from bench.stats import Ratio
 from tests.bench.gate.conftest import QUICK, Pair, tell
 
@@ -18,7 +21,11 @@ def figure(low: float, value: float, high: float) -> Figure:
 
 def evidence_of(pair: Pair, report: GateReport) -> Evidence:
     return Evidence(
-        model=facts_of(pair.model), baseline=facts_of(pair.baseline), latency=report.latency, memory=report.memory
+        model=facts_of(pair.model),
+        baseline=facts_of(pair.baseline),
+        latency=report.latency,
+        memory=report.memory,
+        instructions=None,
     )
 
 
@@ -135,7 +142,7 @@ def test_accuracy_that_the_file_does_not_tell_is_not_measured(make_convs, entrie
     report = gate(path, Budget(name="b.toml", limits={"accuracy.test": 0.5}, measure=QUICK))
     assert report.outcome == "not measured"
     assert message in report.checks[0].reason
-    assert (report.latency, report.memory) == (None, None)  # nobody asked for them
+    assert (report.latency, report.memory, report.instructions) == (None, None, None)  # nobody asked for them
 
 
 def test_a_limit_that_compares_needs_a_baseline(pair: Pair) -> None:
@@ -155,3 +162,76 @@ def test_a_model_that_cannot_run_is_not_measured_but_what_its_file_tells_is(make
     assert "no input can take batch 4" in report.checks[0].reason
     assert report.exit_code == 1
     assert isinstance(report.measure, Measurement)
+
+
+def test_cold_start_and_static_memory_are_those_of_the_reports(pair: Pair, generous: GateReport) -> None:
+    assert generous.latency is not None
+    assert generous.memory is not None
+    evidence = evidence_of(pair, generous)
+    times, static = generous.latency.model.latency, generous.memory.model.static
+    cold = [run.load_ns / 1e6 for run in times.runs if run.loaded_first]
+    load = check("latency.load_ms", 1e6, evidence)
+    assert (load.value, load.low, load.high) == (times.load_ms, min(cold), max(cold))
+    assert check("latency.first_inference_ms", 1e6, evidence).value == times.first_inference_ms
+    assert check("memory.weight_bytes", 1e6, evidence).value == static.weight_bytes == 4 * 9 * 4
+    assert check("memory.activation_bytes", 1e6, evidence).value == static.peak_activation_bytes
+    unknown = replace(static, peak_activation_bytes=None, unknown_because="a loop has no known length")
+    memory = replace(generous.memory, model=replace(generous.memory.model, static=unknown))
+    done = check("memory.activation_bytes", 1e6, replace(evidence, memory=memory))
+    assert (done.verdict, done.reason) == ("not measured", "could not be measured: a loop has no known length")
+
+
+def test_missed_frames_are_over_when_every_process_misses_too_many(pair: Pair, generous: GateReport) -> None:
+    ms = 1_000_000
+    runs = tuple(
+        PeriodicSamples(response_ns=response, inference_ns=(ms,) * 4)
+        for response in ((ms, 3 * ms, 3 * ms, ms), (ms, None, 3 * ms, 3 * ms))
+    )
+    found = frames(runs, deadline_ms=2.0)
+    realtime = Realtime(deadline_ms=2.0, period_ms=2.0, model=found, baseline=None)
+    assert generous.latency is not None
+    evidence = replace(evidence_of(pair, generous), latency=replace(generous.latency, realtime=realtime))
+    share = check("latency.missed_share", 0.6, evidence)
+    assert (share.low, share.value, share.high) == (0.5, 0.625, 0.75)
+    assert share.verdict == "uncertain"
+    assert check("latency.missed_share", 0.4, evidence).verdict == "over"
+    assert check("latency.longest_run", 3, evidence).verdict == "within"
+    row = check("latency.longest_run", 1, evidence)
+    assert (row.low, row.value, row.high, row.verdict) == (2, 3, 3, "over")
+    without = check("latency.missed_share", 0.5, evidence_of(pair, generous))
+    assert without.reason == "could not be measured: no frames were fed: set measure.deadline_ms"
+
+
+def test_instructions_are_over_when_every_count_is(pair: Pair, generous: GateReport) -> None:
+    assert generous.latency is not None
+    parity = Parity(output="y", arithmetic="float32", max_abs_error=0.0, largest_value=1.0, tolerance=1e-4)
+
+    def result(of, low: int, high: int) -> InstructionsResult:
+        figures = Instructions(per_inference=(low + high) // 2, low=low, high=high, runs=())
+        return InstructionsResult(file=of.file, inputs=of.inputs, instructions=figures, parity=parity)
+
+    timed = generous.latency
+    report = InstructionsReport(
+        measure="instructions",
+        created=timed.created,
+        device="arm64",
+        settings=timed.settings,
+        host=replace(timed.host, emulated=True),
+        warnings=(),
+        model=result(timed.model, 90, 110),
+        baseline=result(timed.model, 190, 210),
+        ratio=0.5,
+    )
+    evidence = replace(evidence_of(pair, generous), instructions=report)
+    verdicts = [check("instructions.per_inference", limit, evidence).verdict for limit in (89, 90, 109, 110)]
+    assert verdicts == ["over", "uncertain", "uncertain", "within"]
+    ratio = check("instructions.ratio", 0.7, evidence)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((90 / 210, 0.5, 110 / 190))
+    assert ratio.verdict == "within"
+
+
+def test_a_device_that_counts_no_instructions_is_not_measured(pair: Pair) -> None:
+    limits = {"instructions.per_inference": 1e9}
+    report = gate(pair.model, Budget(name="b.toml", limits=limits, measure=QUICK), device="cpu")
+    assert report.exit_code == 2
+    assert report.checks[0].reason.startswith("could not be measured: ")
