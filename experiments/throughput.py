@@ -11,10 +11,11 @@ the loop of ``compress train`` without a penalty, with its defaults. Network, op
 number of images are the same.
 
 ``speed`` lets the loops take turns, an epoch each in a process of its own, so that a machine that becomes busier slows
-both. An epoch's time is that of training alone, without validation. ``accuracy`` trains both from each seed for a few
-epochs and compares the accuracy on the test images; random numbers are not the same ones, so that only the means can
-agree. ``layouts`` measures steps in turns with images channels-first and channels-last, without data or augmentation:
-what ``run.channels_last = "auto"`` rests on.
+both. An epoch's time is that of training alone, without validation. "Its steps alone" are the steps of our loop on a
+batch that lies ready, without data, augmentation or log: the bound of any loop over these steps. ``accuracy`` trains
+both from each seed for a few epochs and compares the accuracy on the test images; random numbers are not the same ones,
+so that only the means can agree. ``layouts`` measures steps in turns with images channels-first and channels-last,
+without data or augmentation: what ``run.channels_last = "auto"`` rests on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from compress.torchvision_compat import torchvision
 from compress.train.allocator import keep_freed_memory
 from compress.train.config import Config
 from compress.train.evaluate import EVALUATION_BATCH, inference
-from compress.train.execution import Execution
+from compress.train.execution import Execution, gains_from_channels_last
 from compress.train.recipe import resolve
 from compress.train.session import seed_everything
 
@@ -53,6 +54,7 @@ CPU = torch.device("cpu")
 MOMENTUM = 0.9
 VALIDATION_SHARE = 0.1
 OURS = "compress train"
+STEPS = "its steps alone"
 WORKERS = (2, 0)
 """Of the plain loop; the better one counts."""
 
@@ -193,10 +195,34 @@ class Plain:
         return correct / len(self._test)
 
 
+class StepsAlone:
+    """The steps that ours takes, on one batch that lies ready: no loop over these can be faster.
+
+    Args:
+        like: Whose number of images an epoch has.
+    """
+
+    def __init__(self, case: Case, *, like: Facts) -> None:
+        keep_freed_memory()
+        begin = time.perf_counter()
+        model = network(case, seed=0).train()
+        execution = Execution(channels_last=gains_from_channels_last(model, CPU))
+        images = torch.randn(case.batch_size, case.channels, case.image_size, case.image_size)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=MOMENTUM)
+        labels = torch.randint(10, (case.batch_size,))
+        self._step = partial(one_step, model, optimizer, images, labels, execution)
+        self._steps = -(-like.images // case.batch_size)
+        self.facts = replace(like, start_seconds=time.perf_counter() - begin)
+
+    def seconds(self) -> float:
+        """As many steps as an epoch has; how long they took."""
+        return sum(self._step() for _ in range(self._steps))
+
+
 class Apart:
     """A loop in a process of its own, whose memory and threads are no one else's."""
 
-    def __init__(self, make: Callable[[], Ours | Plain]) -> None:
+    def __init__(self, make: Callable[[], Ours | Plain | StepsAlone]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make))
@@ -214,7 +240,7 @@ class Apart:
         self._process.join()
 
 
-def serve(connection: Connection, make: Callable[[], Ours | Plain]) -> None:
+def serve(connection: Connection, make: Callable[[], Ours | Plain | StepsAlone]) -> None:
     """Train an epoch whenever asked."""
     loop = make()
     connection.send(loop.facts)
@@ -282,6 +308,8 @@ def speeds(case: Case, folders: Folders, *, rounds: int, limit: int | None) -> I
     for workers in WORKERS:
         make = partial(Plain, case, folders, workers=workers, like=ours.facts, limit=limit, seed=0)
         loops[f"plain, num_workers={workers}"] = Apart(make)
+    best_of = tuple(loops)[1:]
+    loops[STEPS] = Apart(partial(StepsAlone, case, like=ours.facts))
     for loop in loops.values():
         loop.seconds()  # memory is allocated, worker processes have started
     rates: dict[str, list[float]] = {name: [] for name in loops}
@@ -290,9 +318,12 @@ def speeds(case: Case, folders: Folders, *, rounds: int, limit: int | None) -> I
             rates[name].append(ours.facts.images / loop.seconds())
     for loop in loops.values():
         loop.end()
-    best = max(set(loops) - {OURS}, key=lambda name: statistics.median(rates[name]))
-    ratios = [one / other for one, other in zip(rates[OURS], rates[best], strict=True)]
-    shown = {OURS: f"{spread(ratios, '.2f')} (asked: {case.target:g})", best: "1"}
+    best = max(best_of, key=lambda name: statistics.median(rates[name]))
+    over_best = {
+        name: spread([one / other for one, other in zip(rates[name], rates[best], strict=True)], ".2f")
+        for name in (OURS, STEPS)
+    }
+    shown = over_best | {OURS: f"{over_best[OURS]} (asked: {case.target:g})", best: "1"}
     for name, loop in loops.items():
         start = f"{loop.facts.start_seconds:.1f}"
         yield case.title, name, start, spread(rates[name], ",.0f"), shown.get(name, "")
