@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +22,7 @@ from compress.files import write_atomic
 from compress.graph import ChannelGraph
 from compress.graph.onnx import PROTOBUF_LIMIT, OnnxNetwork, fold_constants, read_model
 from compress.graph.onnx.network import input_dtype
+from compress.graph.onnx.opaque import NAMESPACE
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.apply import fold_
 from compress.surgery.bake import private_copy
@@ -203,6 +206,7 @@ class _Task:
         model.CopyFrom(self.small if removed else self.original)
         seconds = self.watch.seconds()
         report = report_of(self.network, cut, agreements, seconds, form="onnx")
+        report = dataclasses.replace(report, rewritten=(), notes=_without_rules(self.graph))  # those are of torch code
         return OnnxResult(model, report, sum(w.before - w.after for w in report.layers.values()))
 
 
@@ -215,6 +219,14 @@ def _held(graph: ChannelGraph, path: str) -> Tensor:
             for source in operation.reads:
                 found[graph.operations[source].classes] = True
     return found
+
+
+def _without_rules(graph: ChannelGraph) -> tuple[str, ...]:
+    """A line on the operations that the op table does not hold, if there are any."""
+    names = (operation.name for operation in graph.operations if operation.name.startswith(f"{NAMESPACE}."))
+    found = Counter(name.split(".")[1].removeprefix("onnx_") for name in names)
+    told = ", ".join(f"{name} ({count})" for name, count in found.items())
+    return (f"operations without a rule, whose channels stay: {told}",) if found else ()
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:

@@ -780,3 +780,11 @@ def test_the_graph_loses_more_than_the_class(randomise_):
     assert small["graph"].params_after < 0.9e6 < small["class"].params_after < 1.2e6
     assert small["graph"].max_relative_error <= EXACT
     assert any("x1, x2 = x.chunk(2, dim=1)" in line for line in small["graph"].rewritten)
+
+
+def test_a_vector_made_in_forward_scales_channels(net, randomise_):
+    model = randomise_(
+        linear_network(net, lambda m, x: pooled(m, features(m, x) * torch.full((1,), 0.5, dtype=x.dtype)))
+    )
+    made, _, _ = cut(model, X)
+    assert difference(model, made.module, 3, 8, 8) <= EXACT

@@ -225,6 +225,9 @@ class OnnxNetwork(nn.Module):
 
     def _run(self, path: str, proto: onnx.NodeProto, env: Mapping[str, Any]) -> Sequence[Any]:
         module, file = self.get_submodule(path), self.file
+        if not isinstance(module, Operation):
+            (x,) = tensors(self._value(module, 0, proto.input[0], env))
+            return [module(x)]
         values = [self._value(module, i, name, env) for i, name in enumerate(proto.input)]
         outer = {name: env[name] if name in env else file.array(name) for name in outer_names(proto)}
         if proto.op_type in SHAPES and proto.domain in DEFAULT_DOMAINS and isinstance(values[0], Tensor):
@@ -233,15 +236,12 @@ class OnnxNetwork(nn.Module):
             results = file.evaluator.run(proto, values)
         else:
             file.statics[path] = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
-            if isinstance(module, Operation):
-                found = module(values, outer)
-                results = list(found) if isinstance(found, (tuple, list)) else [found]
-                for name, value in zip(proto.input, values, strict=True):
-                    if isinstance(value, Tensor) and results[0] is value:
-                        file.aliases[proto.output[0]] = name
-                return results
-            (x,) = tensors(values[0])
-            return [module(x)]
+            found = module(values, outer)
+            results = list(found) if isinstance(found, (tuple, list)) else [found]
+            for name, value in zip(proto.input, values, strict=True):
+                if isinstance(value, Tensor) and results[0] is value:
+                    file.aliases[proto.output[0]] = name
+            return results
         file.computed |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
         return results
 

@@ -75,7 +75,7 @@ class Stays:
                 behind = dim - len(layout.shape) + len(user.shape)
                 rows = user.kept(behind)
                 keep[slice(None) if rows is None or user.shape[behind] != size else rows] = True
-            tied = (state != FREE).movedim(dim, 0).flatten(1).any(1).expand(size)
+            tied = (state != FREE).movedim(dim, 0).reshape(state.shape[dim], -1).any(1).expand(size)
             keep = (keep & ~tied) | (tied & kept_mask(layout.kept(dim), size))
             kept[dim] = keep.nonzero().flatten()
         return Layout.along(layout.shape, kept) if all(rows.numel() for rows in kept.values()) else layout

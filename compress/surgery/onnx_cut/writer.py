@@ -17,6 +17,7 @@ import onnx
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from compress.errors import ModelError
 from compress.graph.aten.labels import place
 from compress.graph.aten.trace import base_name
 from compress.graph.onnx import OnnxNetwork
@@ -32,6 +33,9 @@ from compress.surgery.onnx_cut.shapes import Shapes, Sizes
 
 HELPERS = frozenset(("slice", "Pick"))
 """What a cut puts in front of an operation to pick channels."""
+
+RENAMING = frozenset(("alias", "detach", "lift_fresh", "lift_fresh_copy"))
+"""What torch does to a tensor of positions before it is used: nothing."""
 
 VIEWS = frozenset(("view", "reshape", "_unsafe_view"))
 
@@ -89,7 +93,7 @@ class Writer:
             if all(name in self.computed for name in proto.output if name):
                 self._compute(proto)
             elif proto.output[0] in self.file.aliases:
-                self._alias(proto)
+                self._alias(path, proto)
             elif path in self.before:
                 self._note_results(path, proto)
                 if path in self.after:
@@ -163,7 +167,10 @@ class Writer:
             inputs = [self.number(name) for name in proto.input]
             if any(value is None for value, name in zip(inputs, proto.input, strict=True) if name):
                 return
-            results = self.file.evaluator.run(proto, inputs)
+            try:
+                results = self.file.evaluator.run(proto, inputs)
+            except ModelError:  # an index beyond what is left: whoever reads this is given what it read before
+                return
         self.builder.nodes.append(node)
         self.numbers |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
 
@@ -173,7 +180,7 @@ class Writer:
             return self.numbers.get(name)
         return self.file.array(name) if name in self.file.initializers else None
 
-    def _alias(self, proto: onnx.NodeProto) -> None:
+    def _alias(self, path: str, proto: onnx.NodeProto) -> None:
         """An operation that returns its input."""
         source = self.file.aliases[proto.output[0]]
         if source not in self.values:
@@ -183,6 +190,7 @@ class Writer:
         if written in self.names:
             node = onnx.NodeProto()
             node.CopyFrom(proto)
+            self._freeze(path, proto, node, None)
             node.input[list(proto.input).index(source)] = self.names[written]
             self.builder.nodes.append(node)
             self.names[written] = proto.output[0]
@@ -371,7 +379,8 @@ GROUPS = {
 def _by_path(nodes: Iterable[fx.Node]) -> dict[str, list[fx.Node]]:
     found: dict[str, list[fx.Node]] = {}
     for node in nodes:
-        if node.op in ("call_function", "call_module") and node.meta.get("nn_module_stack"):
+        computes = node.op in ("call_function", "call_module") and base_name(node) not in RENAMING
+        if computes and node.meta.get("nn_module_stack"):
             found.setdefault(place(node), []).append(node)
     return found
 
