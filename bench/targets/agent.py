@@ -170,5 +170,6 @@ def serve(token: str, patience_s: int) -> None:
             signal.signal(number, signal.SIG_IGN)
         if directory is not None:
             shutil.rmtree(str(directory), ignore_errors=True)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             with contextlib.suppress(OSError):
                 wire.tell({"left": str(directory) if directory.exists() else None})
