@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
             "bench latency small.onnx",
             "bench latency small.onnx --baseline dense.onnx --device cpu --json latency.json",
             "bench latency small.onnx --baseline dense.onnx --threads 4 --min-seconds 10 --runs 20",
+            "bench latency small.onnx --baseline dense.onnx --device ssh://pi@raspberrypi.local",
             "bench latency small.onnx --batches 1,4,8",
             "bench latency small.onnx --deadline-ms 33 --period-ms 33 --frames 1000",
             "bench latency small.onnx --pin 2,3 --threads 2 --provider xnnpack",

@@ -23,6 +23,7 @@ from bench.onnx_graph import Graph, Node, parse_graph, read_graph
 from bench.protocol import CPU_PROVIDER, MeasuredModel, NodeTimes, ProfileSamples, Value
 from bench.report import NodeProfile, OperatorProfile, Profile, ProfileReport, ProfileResult, Settings
 from bench.stats import interquartile_mean
+from bench.targets import caveats
 
 NS_PER_MS = 1e6
 US_PER_MS = 1e3
@@ -99,6 +100,7 @@ def profile(
         settings=settings,
         host=host,
         warnings=(
+            *caveats(device),
             *host_doubts(settings, host),
             *fallen_back(zip(files, by_model, strict=True)),
             *(f"{file.file_name}: {work.unknown}" for file, work in zip(files, works, strict=True) if work.unknown),

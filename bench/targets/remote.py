@@ -28,7 +28,7 @@ COPIED_BYTES = 1 << 20  # at a time
 
 CONNECT_S = 20.0
 REPLY_S = 10.0  # for an answer on its way, and for the agent to remove its files
-PATIENCE_S = 60  # of the agent: when the network is gone, nobody can tell it to remove its files
+PATIENCE_S = 300  # of the agent: when the network is gone, nobody can tell it to remove its files
 
 MISSING_MODULE = re.compile(r"ModuleNotFoundError: No module named '(numpy|onnxruntime)'")
 
