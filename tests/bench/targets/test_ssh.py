@@ -190,7 +190,6 @@ def test_a_python_is_found_in_the_home(device) -> None:
             "running the worker failed there: .* more than 67108864",
         ),
         ("import os, time; os.close(1); os.close(2); time.sleep(60)", "did not finish within 1 s and was stopped"),
-        (SLEEPER, "did not finish within 1 s and was stopped"),
         (f"import os\nif os.fork(): {SLEEPER}\nelse: time.sleep(60)", "did not finish within 1 s and was stopped"),
     ],
 )
@@ -238,7 +237,7 @@ def test_an_agent_that_is_stopped_leaves_nothing(device, tmp_path: Path) -> None
     cut(device, tmp_path, lambda agent: os.kill(agent, signal.SIGTERM))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_bench_that_is_killed_leaves_nothing(device, make_convs, number: int) -> None:
     words = ["latency", str(make_convs("a.onnx")), "--device", f"ssh:{device.address()}", "--min-seconds", "60"]
     bench = subprocess.Popen([sys.executable, "-m", "bench", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
