@@ -10,7 +10,7 @@ export COMPRESS_TEST_DATA
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
         plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights \
-        arm64-instructions arm64-lock
+        arm64-instructions arm64-lock harness-honesty
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -88,6 +88,9 @@ surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet ma
 	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md
 	$(BIN)/python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
 	$(BIN)/python experiments/selection_cost.py --markdown docs/results/selection-cost.md
+
+harness-honesty: setup ## is bench right where the truth is known? half an hour on a quiet machine; writes docs/results/
+	$(BIN)/python experiments/harness_honesty.py --out $(RUNS)/harness-honesty --markdown docs/results/harness-honesty.md
 
 penalties-mnist: setup ## every penalty on LeNet-5, three quarters of an hour; writes docs/results/penalties-mnist.md
 	$(BIN)/python experiments/penalty_table.py --data-dir $(DATA) --out $(RUNS)/penalties-mnist \
