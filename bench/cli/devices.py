@@ -12,6 +12,7 @@ import typer
 from bench.cli import console
 from bench.errors import BenchError
 from bench.targets.qemu.cpus import CPUS
+from bench.targets.qemu.setup import missing_programs, set_up
 from bench.targets.qemu.space import SETUP, default_space
 
 
@@ -38,8 +39,6 @@ def _arm64() -> Status:
     device = f"arm64:{'|'.join(CPUS)}"
     space = default_space()
     if not space.built:
-        from bench.targets.qemu.setup import missing_programs  # Linux alone has the module it locks with
-
         missing = missing_programs()
         return Status(device, "not set up", f"needs {', '.join(missing)}" if missing else f"build it once: {SETUP}")
     if not space.counter.exists():
@@ -69,8 +68,6 @@ DEVICES: dict[str, Callable[[], Status]] = {
 
 
 def _set_up_arm64() -> None:
-    from bench.targets.qemu.setup import set_up
-
     set_up(lambda line: typer.echo(line, err=True))
 
 

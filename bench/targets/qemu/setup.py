@@ -4,7 +4,6 @@ Debian's packages are fetched with apt's own downloader and unpacked with dpkg-d
 What arrives is compared with the lock. Everything is put together under a temporary name, tried, and renamed.
 """
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -90,6 +89,8 @@ def set_up(say: Say, lock: Lock | None = None) -> Space:
 @contextmanager
 def _alone(cache: Path, say: Say) -> Iterator[None]:
     """One setup at a time; remains of interrupted ones are removed."""
+    import fcntl  # absent on Windows, which `missing_programs` refuses
+
     with (cache / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
