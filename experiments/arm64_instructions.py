@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,36 @@ from surgery_speed import kill_half_
 
 import compress
 import export
+from bench.protocol import Request
+from bench.targets.launch import WORKER, ask
+from bench.targets.qemu.cpus import CPUS
+from bench.targets.qemu.space import ENVIRONMENT, default_space
 from compress.models import build
 
 BENCH = Path(sys.executable).parent / "bench"
 NETWORKS = {"lenet5": (1, 28, 28), "resnet20": (3, 32, 32)}
 PRECISIONS = ("float32", "int8")
 FORMS = ("dense", "compact")
-CPUS = ("cortex-a53", "cortex-a76")
-DOT_CPUS = {"cortex-a53": "no", "cortex-a72": "no", "cortex-a76": "yes", "neoverse-n1": "yes"}
+MAIN_CPUS = ("cortex-a53", "cortex-a76")
+
+# A line of QEMU's log: address and instruction, then its text, which QEMU 7.2 does not know for dot products.
+TRANSLATED = re.compile(rb"^0x([0-9a-f]+):\s+([0-9a-f]{8})\s")
+# Fixed bits and their value of SDOT and UDOT, by vector and by element: Arm Architecture Reference Manual, C7.2.
+DOT_PRODUCTS = ((0x9FE0FC00, 0x0E809400), (0x9FC0F400, 0x0F80E000))
+
 CALIBRATION_IMAGES = 64
+ONE_INFERENCE = Request(
+    measure="outputs",
+    models=(),
+    threads=1,
+    batch=None,
+    shapes={},
+    seed=0,
+    min_seconds=0.0,
+    min_samples=1,
+    limit_seconds=60.0,
+    emulated=True,
+)
 BUSY_PROCESSES = 4
 REPEATS = 3
 
@@ -90,6 +112,29 @@ class Files:
         found: dict[str, Any] = json.loads(report.read_text())
         return found
 
+    def dot_products(self, model: Path, cpu: str) -> int:
+        """How many SDOT and UDOT stand in the code that ran, each place counted once, from QEMU's log."""
+        note = model.with_name(f"{model.stem}-{cpu}-dot-products.json")
+        if not note.exists():
+            log = note.with_suffix(".log")
+            command = default_space().python(CPUS[cpu], ["-P", "-s", "-B", str(WORKER)])
+            place = command.index("-cpu")
+            command[place:place] = ["-d", "in_asm", "-D", str(log)]
+            ask(command, replace(ONE_INFERENCE, models=(str(model),)), startup_s=180.0, environment=ENVIRONMENT)
+            with log.open("rb") as lines:
+                note.write_text(json.dumps(len(set(filter(None, map(dot_product, lines))))))
+            log.unlink()
+        return int(json.loads(note.read_text()))
+
+
+def dot_product(line: bytes) -> bytes | None:
+    """The address of a dot product in a line of QEMU's log."""
+    found = TRANSLATED.match(line)
+    if found is None:
+        return None
+    instruction = int(found[2], 16)
+    return found[1] if any(instruction & mask == value for mask, value in DOT_PRODUCTS) else None
+
 
 def per_inference(report: dict[str, Any]) -> int:
     """Median of the counts."""
@@ -107,7 +152,7 @@ def main_rows(files: Files) -> Iterator[tuple[str, ...]]:
     for network in NETWORKS:
         macs = files.macs(network)
         for precision in PRECISIONS:
-            for cpu in CPUS:
+            for cpu in MAIN_CPUS:
                 dense, compact = (files.count(files.model(network, form, precision), cpu) for form in FORMS)
                 counts = [per_inference(dense), per_inference(compact)]
                 yield (
@@ -119,8 +164,10 @@ def main_rows(files: Files) -> Iterator[tuple[str, ...]]:
 def int8_rows(files: Files) -> Iterator[tuple[str, ...]]:
     """float32 and int8 of the dense ResNet-20, with and without the instruction for dot products."""
     macs = files.macs("resnet20")["dense"]
-    for cpu, dot in DOT_CPUS.items():
-        float32, int8 = (files.count(files.model("resnet20", "dense", precision), cpu) for precision in PRECISIONS)
+    for cpu in CPUS:
+        models = [files.model("resnet20", "dense", precision) for precision in PRECISIONS]
+        float32, int8 = (files.count(model, cpu) for model in models)
+        dot = f"{files.dot_products(models[1], cpu)}"
         counts = [per_inference(float32), per_inference(int8)]
         per_mac = [f"{macs / count:.2f}" for count in counts]
         yield (cpu, dot, *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}", *per_mac, parity(int8))
@@ -144,7 +191,7 @@ def repeat_rows(files: Files) -> Iterator[tuple[str, ...]]:
         model = files.model(network, "dense", "float32")
         for processes in (0, BUSY_PROCESSES):
             with busy(processes):
-                report = files.count(model, CPUS[0], runs=REPEATS, tag=f"-busy{processes}")
+                report = files.count(model, MAIN_CPUS[0], runs=REPEATS, tag=f"-busy{processes}")
             figures = report["model"]["instructions"]
             medians = [int(np.median(run["counts"])) for run in figures["runs"]]
             spread = (figures["high"] - figures["low"]) / figures["per_inference"]
@@ -155,8 +202,9 @@ EXPLANATION = """
 float32 costs the same everywhere: `FMLA` multiplies and adds four numbers, on every Armv8 CPU. int8 does not. Armv8.2
 CPUs have `SDOT` and `UDOT` (`asimddp` in /proc/cpuinfo), one of which multiplies and adds sixteen bytes into four sums
 of 32 bits. Without it ONNX Runtime has to widen: `SMULL` or `UMULL` make eight products of 16 bits, another instruction
-adds them up in pairs. The four CPUs below fall into two groups of equal counts by nothing but this instruction. The
-sums are whole numbers of 32 bits in both ways, hence the outputs are as far from this machine's on all four CPUs.
+adds them up in pairs. The code that ran holds dot products on the Cortex-A76 and the Neoverse-N1 and none on the
+other two, and the counts fall into the same two groups. The sums are whole numbers of 32 bits in both ways, hence the
+outputs are the same on all four CPUs; and the same as here, since weights of 7 bits saturate on no CPU.
 
 Fewer instructions are no promise of time: a Cortex-A53 issues in order, a Cortex-A76 out of order, and neither memory
 nor clock is emulated. Measure seconds on a board (`bench latency --device ssh://...`).
@@ -173,7 +221,7 @@ def main() -> None:
     options.scratch.mkdir(parents=True, exist_ok=True)
     for network in NETWORKS:
         files.build(network)
-    host = files.count(files.model("lenet5", "dense", "float32"), CPUS[0])["host"]
+    host = files.count(files.model("lenet5", "dense", "float32"), MAIN_CPUS[0])["host"]
     page = Page(
         "Instructions of an inference on emulated ARM CPUs",
         "make arm64-instructions",
@@ -187,10 +235,19 @@ def main() -> None:
             main_rows,
         ),
         "int8 with and without dot products: ResNet-20, dense": (
-            ("CPU", "`SDOT`", "float32", "int8", "ratio", "MACs per instruction, float32", "int8", "outputs, int8"),
+            (
+                "CPU",
+                "`SDOT`, `UDOT` in the code that ran",
+                "float32",
+                "int8",
+                "ratio",
+                "MACs per instruction, float32",
+                "int8",
+                "outputs, int8",
+            ),
             int8_rows,
         ),
-        f"Repeatability: dense, float32, {CPUS[0]}, medians of {REPEATS} processes": (
+        f"Repeatability: dense, float32, {MAIN_CPUS[0]}, medians of {REPEATS} processes": (
             ("network", "busy processes beside it", *(f"process {run + 1}" for run in range(REPEATS)), "spread of all"),
             repeat_rows,
         ),
