@@ -36,7 +36,7 @@ class Measurement:
         memory_runs: Processes that measure memory, for each model.
         instruction_runs: Processes that count instructions, for each model.
         instruction_samples: Inferences whose instructions are counted, of each model, at least.
-        tolerance: Allowed difference of an emulated device's outputs from this machine's; None leaves it to bench.
+        tolerance: Allowed difference of a device's outputs from this machine's; None leaves it to bench.
         deadline_ms: Of a frame; None feeds no frames.
         period_ms: From a frame to the next; None: as long as the deadline.
         frames: Of each model.
@@ -149,6 +149,7 @@ def measure_latency(job: Job) -> LatencyReport:
         samples=how.samples,
         batch=how.batch,
         shapes=how.shapes,
+        tolerance=how.tolerance,
         seed=how.seed,
         timeout_s=how.timeout_s,
         progress=job.progress,
@@ -168,6 +169,7 @@ def measure_memory(job: Job) -> MemoryReport:
         repeats=how.memory_runs,
         batch=how.batch,
         shapes=how.shapes,
+        tolerance=how.tolerance,
         seed=how.seed,
         timeout_s=how.timeout_s,
         progress=job.progress,

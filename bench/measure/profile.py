@@ -24,6 +24,7 @@ from bench.protocol import CPU_PROVIDER, MeasuredModel, NodeTimes, ProfileSample
 from bench.report import NodeProfile, OperatorProfile, Profile, ProfileReport, ProfileResult, Settings
 from bench.stats import interquartile_mean
 from bench.targets import caveats
+from bench.targets import caveats
 
 NS_PER_MS = 1e6
 US_PER_MS = 1e3
@@ -44,6 +45,7 @@ def profile(
     samples: int = 300,
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    tolerance: float | None = None,
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
@@ -61,6 +63,8 @@ def profile(
         samples: Inferences of each model, over all runs; fewer where the profiler would write too much.
         batch: Size of every open first dimension; 1 by default.
         shapes: Whole shapes of inputs by name; other open sizes are 1.
+        tolerance: Allowed difference of a device's outputs from this machine's, as a share of each output's largest
+            value; by default that of ``bench/measure/parity.py``.
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each process with those done and their number.
@@ -82,10 +86,8 @@ def profile(
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
     requests = [request_of("profile", (path,), settings) for _ in range(runs) for path in paths]
-    found = list(answers(device, requests, timeout_s, progress))
+    found = list(answers(device, requests, timeout_s, progress, tolerance))
     host = host_of(found[0])
-    if host.emulated:
-        raise BenchError(f"--device {device} emulates its processor: emulated seconds are no times; see bench latency")
     require_unchanged(files, paths)
     by_model = [
         [measured for answer in found[place :: len(paths)] for measured in answer.models] for place in range(len(paths))
