@@ -24,7 +24,6 @@ from bench.protocol import CPU_PROVIDER, MeasuredModel, NodeTimes, ProfileSample
 from bench.report import NodeProfile, OperatorProfile, Profile, ProfileReport, ProfileResult, Settings
 from bench.stats import interquartile_mean
 from bench.targets import caveats
-from bench.targets import caveats
 
 NS_PER_MS = 1e6
 US_PER_MS = 1e3
