@@ -1,6 +1,6 @@
 """Measure ONNX models where they will run, with what is needed to trust the figures.
 
-Inference time, memory, and where the time goes.
+Inference time, memory, instructions, and where the time goes.
 
     import bench
     report = bench.latency(Path("small.onnx"), Path("dense.onnx"))
@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.errors import BenchError
+    from bench.measure.instructions import instructions
     from bench.measure.latency import latency
     from bench.measure.memory import memory
     from bench.measure.profile import profile
     from bench.measure.realtime import Deadline
-    from bench.report import LatencyReport, MemoryReport, ProfileReport, load_report
+    from bench.report import InstructionsReport, LatencyReport, MemoryReport, ProfileReport, load_report
 
 __all__ = [
     "BenchError",
     "Deadline",
+    "InstructionsReport",
     "LatencyReport",
     "MemoryReport",
     "ProfileReport",
+    "instructions",
     "latency",
     "load_report",
     "memory",
@@ -36,9 +39,11 @@ __all__ = [
 _HOME = {
     "BenchError": "bench.errors",
     "Deadline": "bench.measure.realtime",
+    "InstructionsReport": "bench.report",
     "LatencyReport": "bench.report",
     "MemoryReport": "bench.report",
     "ProfileReport": "bench.report",
+    "instructions": "bench.measure.instructions",
     "latency": "bench.measure.latency",
     "load_report": "bench.report",
     "memory": "bench.measure.memory",
