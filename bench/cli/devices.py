@@ -76,8 +76,8 @@ SETUPS: dict[str, Callable[[], None]] = {"arm64": _set_up_arm64}
 
 
 def devices_command(
-    action: Annotated[str | None, typer.Argument(metavar="[setup", help="setup: build what a device needs.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="DEVICE]", help=f"One of: {', '.join(SETUPS)}.")] = None,
+    action: Annotated[str | None, typer.Argument(metavar="setup", help="setup: build what a device needs.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="DEVICE", help=f"One of: {', '.join(SETUPS)}.")] = None,
 ) -> None:
     """List the devices and what each missing one needs; with `setup arm64`, build the emulated ARM64 user space."""
     if action is not None:

@@ -26,7 +26,7 @@ def instructions_command(
     timeout: options.Timeout = 600.0,
     json: options.Json = None,
 ) -> None:
-    """Count the instructions of an inference on an emulated ARM CPU, one thread, and compare its outputs with ours."""
+    """Count the instructions of an inference on an emulated ARM CPU, one thread, and compare its outputs."""
     if json is not None:
         require_writable(json)
         options.refuse_same(json, model, baseline)

@@ -27,7 +27,7 @@ Provider = Annotated[
 Tolerance = Annotated[
     float | None,
     typer.Option(
-        min=0.0, help="Allowed difference of a device's outputs from ours, as a share of each output's largest value."
+        min=0.0, help="Allowed difference of a device's outputs from this machine's, as a share of the largest value."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the random inputs.")]
