@@ -9,7 +9,7 @@ export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
-        plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights \
+        gate-load plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights \
         arm64-instructions arm64-lock harness-honesty
 
 help: ## list the targets
@@ -99,6 +99,11 @@ penalties-mnist: setup ## every penalty on LeNet-5, three quarters of an hour; w
 lenet5-mnist-weights: setup ## LeNet-5 with 200 times fewer single weights, half an hour; writes docs/results/
 	$(BIN)/python experiments/single_weights.py --data-dir $(DATA) --out $(RUNS)/lenet5-mnist-weights \
 	    --markdown docs/results/lenet5-mnist-weights.md
+
+gate-load: setup ## bench gate 1,000 times in one process, a quarter of an hour; writes docs/results/gate-load.md
+	test -f $(RUNS)/demo/model.onnx || $(MAKE) demo
+	$(BIN)/python experiments/gate_load.py --model $(RUNS)/demo/model.onnx \
+	    --baseline $(RUNS)/demo/model-dense.onnx --markdown docs/results/gate-load.md
 
 clean: ## remove everything that was built here, runs included
 	rm -rf $(VENV) $(RUNS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

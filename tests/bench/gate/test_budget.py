@@ -157,3 +157,15 @@ def test_the_example_holds_and_so_do_its_commented_lines(tmp_path: Path) -> None
     whole = load(tmp_path, "\n".join(line.removeprefix("# ") if " = " in line else line for line in text.splitlines()))
     assert len(whole.limits) == len(budget.limits) + text.count("\n# p") + 0
     assert tomllib.loads(text)["measure"].keys() <= SETTINGS.keys()
+
+
+def test_the_document_lists_every_key() -> None:
+    document = (EXAMPLE.parents[1] / "bench-gate.md").read_text()
+    written = document.partition("<!-- limits -->")[2].partition("<!-- /limits -->")[0].strip().splitlines()[2:]
+    rows = []
+    for name, limit in LIMITS.items():
+        needs = "; needs `--baseline`" if limit.needs_baseline else ""
+        rows.append(f"| `{name}` | {'least' if limit.at_least else 'most'} | {limit.what}{needs} |")
+    assert written == rows
+    settings = document.partition("`[measure]` says")[2].partition("## ")[0]
+    assert [name for name in SETTINGS if f"`{name}`" not in settings] == []

@@ -12,8 +12,11 @@ from bench.measure.throughput import throughput
 
 QUICK = Measurement(shapes={}, runs=6, samples=60, min_seconds=0.0, memory_runs=1, deadline_ms=2.0, frames=30)
 LIMITS = {
-    **{"latency.ratio": 1.0, "latency.p50_ms": 1e-9, "memory.peak_bytes": 1e12},
-    **{"file.bytes": 1e9, "accuracy.test": 0.5},
+    "latency.ratio": 1.0,
+    "latency.p50_ms": 1e-9,
+    "memory.peak_bytes": 1e12,
+    "file.bytes": 1e9,
+    "accuracy.test": 0.5,
 }
 
 
