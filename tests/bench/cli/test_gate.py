@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import bench.cli
 from bench.cli import main
 from bench.gate import load_gate_report
 
@@ -85,3 +86,12 @@ def test_bad_input_is_a_message_exit_code_2_and_no_file(make_convs, budget, tmp_
         assert printed.err.startswith("bench: ")
         assert message in printed.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_defect_is_a_traceback_and_no_verdict(monkeypatch, capsys) -> None:
+    def defective() -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(bench.cli, "build_app", lambda: defective)
+    assert call(monkeypatch, "gate", "a.onnx") == 2  # 1 would say that the model is over its budget
+    assert "ZeroDivisionError: a defect" in capsys.readouterr().err
