@@ -39,6 +39,7 @@ def finetune(
     rounds: Annotated[
         int, typer.Option(min=1, help="Times to do so, each on what the last one left; earlier ones in OUT-round1, ...")
     ] = 1,
+    data_dir: Annotated[Path | None, typer.Option(help="Where RUN's images are now, if they were moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     settings: Annotated[
@@ -54,7 +55,7 @@ def finetune(
 
     from compress.cli.tables import console, rounds_table, summary_table
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
-    from compress.train.rundir import SUMMARY, check_new, open_run
+    from compress.train.rundir import SUMMARY, check_new, images_at, open_run
     from compress.train.world import is_main
 
     directory = out or run.resolve().with_name(run.resolve().name + SUFFIX)
@@ -87,7 +88,8 @@ def finetune(
             )
         going_on = resume and (rounds == 1 or target.exists())
         try:
-            summaries.append(_round(opened, target, flags, settings or [], resume=going_on, console=screen))
+            now = {**flags, **images_at(opened.config, data_dir)}
+            summaries.append(_round(opened, target, now, settings or [], resume=going_on, console=screen))
         except Interrupted as stop:
             line = ["finetune", str(run), "--out", str(directory), "--resume"]
             if rounds > 1:  # rounds to come need the options too
@@ -137,8 +139,10 @@ def check_same_images(before: Config, now: Config) -> None:
         ConfigError: every such key is listed.
     """
     from compress.train.recipe import changed_keys
+    from compress.train.rundir import images_at
 
-    wrong = [change for change in changed_keys(before, now) if change.startswith(FIXED) and not change.startswith(FREE)]
+    free = (*FREE, *(("data.name",) if now.data.name == images_at(before, now.data.dir).get("data.name") else ()))
+    wrong = [change for change in changed_keys(before, now) if change.startswith(FIXED) and not change.startswith(free)]
     if wrong:
         listed = "\n".join(f"  {change}" for change in wrong)
         raise ConfigError(

@@ -49,6 +49,7 @@ def prune(
     recalibrate: Annotated[
         int, typer.Option(min=0, help="Batches of training images to re-estimate BatchNorm statistics from; 0: none.")
     ] = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Where RUN's images are now, if they were moved.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; the run's own by default.")] = None,
 ) -> None:
     """Zero the least important coupled channels of RUN's network, remove them, and verify what is left.
@@ -70,7 +71,7 @@ def prune(
     summary = prune_run(
         run,
         out,
-        Task(target, policy, batches, recalibrate, device),
+        Task(target, policy, batches, recalibrate, device, data_dir),
         lambda line: screen.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     screen.print(prune_table(summary))

@@ -28,7 +28,7 @@ from compress.train.evaluate import evaluate
 from compress.train.finish import Trained, finish
 from compress.train.inputs import Inputs
 from compress.train.recipe import resolve, to_toml
-from compress.train.rundir import CONFIG, PRUNE, Origin, Run, check_new, load_data, open_run, read_summary
+from compress.train.rundir import CONFIG, PRUNE, Origin, Run, check_new, images_at, load_data, open_run, read_summary
 from compress.train.session import cpu_threads, pick_device
 
 
@@ -42,6 +42,7 @@ class Task:
         batches: batches of training images that are shown to a criterion that reads images.
         recalibrate: batches of training images from which BatchNorm statistics are estimated anew; 0 leaves them.
         device: as in ``run.device`` of a recipe; the run's own by default.
+        data_dir: where the run's images are now, if they were moved.
     """
 
     target: Target
@@ -49,6 +50,7 @@ class Task:
     batches: int = 32
     recalibrate: int = 0
     device: str | None = None
+    data_dir: Path | None = None
 
 
 def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
@@ -71,9 +73,8 @@ def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] 
     """
     check_new(out)
     run = open_run(source)
-    config = resolve(
-        run.path / CONFIG, {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
-    )
+    own = {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
+    config = resolve(run.path / CONFIG, own | images_at(run.config, task.data_dir))
     with cpu_threads(config.run.threads):
         return _prune_run(run, config, task, say)
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import compress
-from compress.data import Data, load
+from compress.data import DATASETS, FOLDER, Data, load
 from compress.errors import CheckpointError, ConfigError, DataError
 from compress.files import leftovers, write_json
 from compress.models import build
@@ -88,6 +88,13 @@ def load_data(section: DataSection, seed: int) -> Data:
         memory_gib=section.memory_gib,
         seed=seed,
     )
+
+
+def images_at(config: Config, data_dir: Path | None) -> dict[str, object]:
+    """Keys of a recipe that say where a run's images are now; none where they were not moved."""
+    if data_dir is None:
+        return {}
+    return {"data.name": config.data.name if config.data.name in DATASETS else FOLDER, "data.dir": data_dir}
 
 
 def check_new(directory: Path) -> None:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from compress.pruning import Target
@@ -213,3 +215,31 @@ def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(compress_command: Call
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert json.loads((out / "summary.json").read_text())["accuracy"]["test"]["compact"] > 0
+
+
+@pytest.mark.parametrize("named", ["by its path", "by --data-dir"])
+def test_images_that_were_moved_are_named_anew(compress_command: Callable, tmp_path: Path, named: str):
+    generator = np.random.default_rng(0)
+    images = tmp_path / "images"
+    for split, label in itertools.product(("train", "test"), ("cats", "dogs")):
+        folder = images / split / label
+        folder.mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(0, 128, (12, 12, 3), dtype=np.uint8) + 127 * (label == "dogs")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    dense, pruned, tuned, moved = (tmp_path / name for name in ("dense", "pruned", "tuned", "moved"))
+    data = ("--dataset", images) if named == "by its path" else ("--dataset", "folder", "--data-dir", images)
+    recipe = ("--epochs", 1, "--penalty", "none", "--device", "cpu", "--set", "run.threads=1")
+    trained = compress_command("train", "--model", TINY_NET, *data, *recipe, "--out", dense)
+    assert (trained.code, trained.err) == (0, "")
+    images.rename(moved)
+    gone = compress_command("prune", dense, "--keep-ratio", "0.5", "--out", pruned)
+    assert gone.code == 2
+    assert str(images) in gone.err
+    assert not pruned.exists()
+    assert compress_command("prune", dense, "--keep-ratio", "0.5", "--out", pruned, "--data-dir", moved).code == 0
+    assert compress_command("finetune", pruned, "--out", tuned, "--data-dir", moved).code == 0
+    assert open_run(tuned).config.data.dir == moved
+    moved.rename(images)
+    again = compress_command("finetune", tuned, "--out", tmp_path / "again", "--data-dir", images)
+    assert (again.code, again.err) == (0, "")
