@@ -137,7 +137,7 @@ def examine(name: str, case: str, exporter: str) -> dict[str, Any]:
             "module": sum(before - after for before, after in theirs),
             "same": own == theirs,
             "parameters": [result.report.params_before, result.report.params_after],
-            "bytes": [file.stat().st_size, small.stat().st_size],
+            "bytes": [result.original_bytes, small.stat().st_size],
             "difference": difference(file, small, network.size),
             "float64": result.report.max_exact_error,
             "seconds": seconds,

@@ -83,11 +83,11 @@ def _print(file: Path, out: Path, result: OnnxResult) -> None:
         text = f"nothing to remove: no channel of {file} can leave; {out} is the same network"
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
         return
-    screen.print(_summary(file, out, result))
+    screen.print(_summary(result))
     screen.print(f"bench latency {out} --baseline {file} --device cpu", markup=False, highlight=False, soft_wrap=True)
 
 
-def _summary(file: Path, out: Path, result: OnnxResult) -> Table:
+def _summary(result: OnnxResult) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -97,7 +97,7 @@ def _summary(file: Path, out: Path, result: OnnxResult) -> Table:
         "channels removed": f"{result.removed:,}",
         "parameters": f"{report.params_before:,} -> {report.params_after:,}",
         "multiply-accumulates": f"{report.macs_before:,} -> {report.macs_after:,}",
-        "bytes": f"{file.stat().st_size:,} -> {out.stat().st_size:,}",
+        "bytes": f"{result.original_bytes:,} -> {result.model.ByteSize():,}",
         "largest difference in ONNX Runtime": f"{report.max_relative_error:.1e} of the largest output, at {sizes}",
         "in float64": "not compared" if report.max_exact_error is None else f"{report.max_exact_error:.1e}",
     }

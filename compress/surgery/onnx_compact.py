@@ -51,12 +51,22 @@ class OnnxResult:
     Attributes:
         model: with the original's names and metadata, and the certificate among the latter.
         report: as that of ``compact``; ``form`` is ``"onnx"``.
-        removed: how many channels left, counted at the layers that make them.
+        files: those that the original was read from: itself, and weights beside it.
     """
 
     model: onnx.ModelProto
     report: CompactReport
-    removed: int
+    files: tuple[Path, ...]
+
+    @property
+    def removed(self) -> int:
+        """How many channels left, counted at the layers that make them."""
+        return sum(width.before - width.after for width in self.report.layers.values())
+
+    @property
+    def original_bytes(self) -> int:
+        """The size of the original, with weights beside it."""
+        return sum(file.stat().st_size for file in self.files)
 
 
 def compact_onnx(
@@ -77,9 +87,9 @@ def compact_onnx(
     """
     original, files = read_model(path)
     with torch.no_grad():
-        result = _Task(path, original, sizes or {}, fold=fold, select=select).run()
-    _certify_(result.model, files, result.report.agreements)
-    return result
+        model, report = _Task(path, original, sizes or {}, fold=fold, select=select).run()
+    _certify_(model, files, report.agreements)
+    return OnnxResult(model, report, files)
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
@@ -148,7 +158,7 @@ class _Task:
                 break
         return found
 
-    def run(self) -> OnnxResult:
+    def run(self) -> tuple[onnx.ModelProto, CompactReport]:
         """Cut and compare; on failure without folded constants."""
         for fold in (True, False) if self.fold else (False,):
             with self.watch.stage("cut"):
@@ -200,14 +210,14 @@ class _Task:
         small = Session(self.small, self.network)
         return certify(original, small, twin, self.example, runs=self.runs)
 
-    def _result(self, cut: Cut, agreements: list[Agreement]) -> OnnxResult:
+    def _result(self, cut: Cut, agreements: list[Agreement]) -> tuple[onnx.ModelProto, CompactReport]:
         removed = bool(cut.decision.removed.any())
         model = onnx.ModelProto()
         model.CopyFrom(self.small if removed else self.original)
         seconds = self.watch.seconds()
         report = report_of(self.network, cut, agreements, seconds, form="onnx")
         report = dataclasses.replace(report, rewritten=(), notes=_without_rules(self.graph))  # those are of torch code
-        return OnnxResult(model, report, sum(w.before - w.after for w in report.layers.values()))
+        return model, report
 
 
 def _held(graph: ChannelGraph, path: str) -> Tensor:

@@ -203,7 +203,6 @@ MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
     "picked": ([("Gather", ["r", "n"], ["m"], {"axis": 1})], 6, {"n": ints(7, 1, 0, 3, 3, -2)}),
     "padded with channels": ([("Pad", ["r", "n"], ["m"], {})], 11, {"n": ints(0, 1, 0, 0, 0, 2, 0, 0)}),
     "twice": ([("Tile", ["r", "n"], ["m"], {})], 16, {"n": ints(1, 2, 1, 1)}),
-    "depth to space": ([("DepthToSpace", ["r"], ["m"], {"blocksize": 2, "mode": "CRD"})], 2, {}),
     "computed sizes": (
         [
             ("Shape", ["r"], ["s"], {}),
@@ -261,26 +260,39 @@ MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
         8,
         {"n": np.array([1, 1, 2, 2], dtype=np.float32)},
     ),
+    "depth to space": ([("DepthToSpace", ["r"], ["m"], {"blocksize": 2, "mode": "CRD"})], 2, {}),
 }
 """What may lie between two layers, how many channels the second reads, and numbers."""
 
 
-@pytest.mark.parametrize("name", MIDDLES)
-def test_what_lies_between_layers_follows(build: Build, name: str) -> None:
-    middle, reads, stored = MIDDLES[name]
-    path = chain(build, middle, reads, **stored)
+LEFT = {"depth to space": 8, "BatchNorm": 6, "a part": 3, "picked": 4}
+"""Channels left of the 8 in front, where these are not the 5 that live: four that become one leave together; a shift
+makes the dead ones constants, of which one carries the others; some channels are read by nobody."""
+
+
+def test_what_lies_between_layers_follows(build: Build) -> None:
+    """All of them one after another, in one network."""
+    nodes: list[Node] = []
+    stored: dict[str, np.ndarray] = {}
+    entering = "x"
+    for k, (middle, reads, own) in enumerate(MIDDLES.values()):
+
+        def named(name: str, k: int = k) -> str:
+            return f"{name}_{k}" if name else ""
+
+        nodes += [("Conv", [entering, f"w1_{k}"], [f"c_{k}"], PADDED), ("Relu", [f"c_{k}"], [f"r_{k}"], {})]
+        nodes += [(op, list(map(named, i)), list(map(named, o)), a) for op, i, o, a in middle]
+        entering = f"y_{k}" if k < len(MIDDLES) - 1 else "y"
+        nodes += [("Conv", [f"m_{k}", f"w2_{k}"], [entering], PADDED)]
+        stored |= {named(name): value for name, value in own.items()}
+        stored[f"w1_{k}"] = without(floats(k, 8, 3, 3, 3), 1, 2, 4) / 5
+        stored[f"w2_{k}"] = floats(100 + k, 3, reads, 3, 3) / 5
+    path = build(nodes, stored)
     result = compact_onnx(path)
+    small = weights(result)
+    left = {name: small[f"w1_{k}"].shape[0] for k, name in enumerate(MIDDLES)}
+    assert left == {name: LEFT.get(name, 5) for name in MIDDLES}
     agree(path, result)
-    if name == "depth to space":  # four channels become one: they leave together
-        assert weights(result)["w1"].shape[0] == 8
-    elif name == "BatchNorm":  # its shift makes the dead ones constants, of which one carries the others
-        assert weights(result)["w1"].shape[0] == 6
-    elif name == "a part":  # channels 0, 1 and 7 are read by nobody
-        assert weights(result)["w1"].shape[0] == 3
-    elif name == "picked":  # 7, 1, 0, 3, 3 and 6: nobody reads 5
-        assert weights(result)["w1"].shape[0] == 4
-    else:
-        assert weights(result)["w1"].shape[0] == 5, name
 
 
 def test_sizes_of_images_stay_open(build: Build) -> None:

@@ -228,7 +228,7 @@ class OnnxNetwork(nn.Module):
         if not isinstance(module, Operation):
             (x,) = tensors(self._value(module, 0, proto.input[0], env))
             return [module(x)]
-        values = [self._value(module, i, name, env) for i, name in enumerate(proto.input)]
+        values: list[Any] = [self._value(module, i, name, env) for i, name in enumerate(proto.input)]
         outer = {name: env[name] if name in env else file.array(name) for name in outer_names(proto)}
         if proto.op_type in SHAPES and proto.domain in DEFAULT_DOMAINS and isinstance(values[0], Tensor):
             results = [shape_value(proto, [int(size) for size in values[0].shape])]
@@ -236,12 +236,12 @@ class OnnxNetwork(nn.Module):
             results = file.evaluator.run(proto, values)
         else:
             file.statics[path] = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
-            found = module(values, outer)
-            results = list(found) if isinstance(found, (tuple, list)) else [found]
+            found: Any = module(values, outer)
+            returned: list[Any] = list(found) if isinstance(found, (tuple, list)) else [found]
             for name, value in zip(proto.input, values, strict=True):
-                if isinstance(value, Tensor) and results[0] is value:
+                if isinstance(value, Tensor) and returned[0] is value:
                     file.aliases[proto.output[0]] = name
-            return results
+            return returned
         file.computed |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
         return results
 

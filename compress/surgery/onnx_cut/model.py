@@ -71,9 +71,10 @@ class Builder:
         alike = [n for n, t in self.initializers.items() if n.startswith(f"{name}_") and _same(t, new)]
         if alike:
             return alike[0]
-        new.name = self.free(name)
-        self.initializers[new.name] = new
-        return new.name
+        free = self.free(name)
+        new.name = free
+        self.initializers[free] = new
+        return free
 
     def reserve(self, name: str) -> None:
         """Keep the name of an initializer of the original for its own values."""

@@ -39,6 +39,10 @@ class Shapes(fx.Interpreter):
         self.values.setdefault(n.name, []).append(noted)
         return result
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function; what it makes is made without values, too."""
+        return super().call_function(target, args, kwargs | ({"device": "meta"} if "device" in kwargs else {}))
+
     def of(self, node: fx.Node) -> Any:
         """The shape of a node's result, or the number that it is, at the first batch size."""
         return self.values[node.name][0]
