@@ -1,6 +1,6 @@
 """From a torch module to an ONNX graph that is proved to compute the same.
 
-    torch.export -> torch's ONNX exporter -> our passes -> checker -> parity -> onnxsim -> checker -> parity -> file
+    torch.export -> torch's ONNX exporter -> our passes -> onnxsim -> file; after each: checker, parity
 
 Nothing reaches the disk before the last step, so that no failure leaves a file or touches an older one.
 
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
@@ -23,7 +22,7 @@ from export import opset as opsets
 from export import passes
 from export.errors import ExportError
 from export.files import require_writable
-from export.proof import FLOAT32, Cases, Graph, compared, count, simplified
+from export.proof import FLOAT32, Cases, Graph, compared, count, optimised, simplified
 from export.report import NO_METADATA, ExportReport, write
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
@@ -48,7 +47,8 @@ class Interface:
     Attributes:
         opset: 18 to 23, 18 by default; see `export.opset` for the first ONNX Runtime that reads each.
         dynamic_batch: Let dimension 0 of all inputs vary together; verified with batches of 1, 2 and 5.
-        dynamic_size: Let height and width (dimensions 2 and 3) of all images vary; verified at three sizes.
+        dynamic_size: Let height and width (dimensions 2 and 3) of all images vary, from those of the example on;
+            verified at three sizes.
         input_names: "input" by default, or "input_0", "input_1", ...; torch's own names depend on the layers.
         output_names: "output" by default, or "output_0", ..., in the order in which nested results are flattened.
     """
@@ -154,7 +154,7 @@ def graph_of(
         nodes_before=len(exported.graph.node),
         batch_norms_before=sum(isinstance(module, _BATCH_NORMS) for module in model.modules()),
     )
-    written = simplified(raw, wanted=simplify)
+    written = simplified(optimised(raw), wanted=simplify)
     left = count(written.model, "BatchNormalization")
     return written.noting(*([f"{left} of {raw.batch_norms_before} BatchNorm stay nodes of their own"] if left else []))
 
@@ -179,13 +179,15 @@ def _export(
     output_names: Sequence[str],
     interface: Interface,
 ) -> onnx.ModelProto:
-    dimensions: dict[int, Any] = {}
+    dimensions: dict[int, torch.export.Dim] = {}
     if interface.dynamic_batch:
         # torch.export takes a size of 1 for a constant: trace with two copies of the batch.
         example = tuple(torch.cat((x, x)) for x in example)
-        dimensions[0] = "batch" if interface.dynamic_size else torch.export.Dim("batch", min=1)
+        dimensions[0] = torch.export.Dim("batch", min=1)
     if interface.dynamic_size:
-        dimensions |= {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+        rows, columns = next(x.shape[2:] for x in example if x.ndim == IMAGE_DIMENSIONS)
+        # From the example's size on: below a smallest size, that of the largest kernel, no network works.
+        dimensions |= {2: torch.export.Dim("height", min=rows), 3: torch.export.Dim("width", min=columns)}
     varying = tuple(
         {d: name for d, name in dimensions.items() if d == 0 or x.ndim == IMAGE_DIMENSIONS} for x in example
     )
@@ -218,7 +220,7 @@ def _export(
     if got != opset:
         raise ExportError(f"torch wrote opset {got} where {opset} was asked for")
     model_metadata.strip_traces(exported)
-    passes.run_all(exported)
+    passes.run(passes.REPAIRS, exported)
     exported.ir_version = onnx.helper.find_min_ir_version_for(list(exported.opset_import))
     return exported
 

@@ -8,6 +8,8 @@ Source of the table: "ONNX opset support" in ONNX Runtime's compatibility page, 
 (for 1.21) and "Integration with ONNX rel-1.18.0" (for 1.23).
 """
 
+import onnxruntime
+
 from export.errors import ExportError
 
 # opset -> first release of ONNX Runtime that implements it, and the IR version that belongs to it
@@ -42,8 +44,11 @@ def require_known(opset: int) -> None:
 
 
 def first_onnxruntime(opset: int) -> str:
-    """The first release of ONNX Runtime that reads an opset, of a file too that others wrote: "1.14" of older ones.
+    """The first release of ONNX Runtime that is known to read an opset, also one that others wrote.
 
-    Older ONNX Runtimes read older opsets; to name them is of no use today.
+    That is the oldest of the table for older opsets (still older releases are of no use today), and the one that is
+    installed, which has just run it, for newer ones.
     """
-    return FIRST_ONNXRUNTIME.get(opset, FIRST_ONNXRUNTIME[DEFAULT_OPSET])
+    if opset > max(FIRST_ONNXRUNTIME):
+        return str(onnxruntime.__version__)
+    return FIRST_ONNXRUNTIME[max(opset, DEFAULT_OPSET)]

@@ -6,14 +6,15 @@ kind of CPU has (NCHWc), so that the file runs on x86 and on ARM.
 
 import math
 import tempfile
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from export.errors import ExportError
-from export.proof import Graph, Step, compared
+from export.proof import Graph, Step, compared, figures
 from export.quiet import quiet
 
 
@@ -39,7 +40,7 @@ class OrtFormat:
             "file": self.name,
             "file_bytes": len(self.content),
             "operators_file": self.operators_name,
-            "verification": asdict(self.step),
+            "verification": figures(self.step),
         }
 
     @property
@@ -67,7 +68,8 @@ def ort_format(graph: Graph, model: onnx.ModelProto, stem: str) -> OrtFormat:
 
     # The tool prints and logs its way, works on files, and raises what its parts raise.
     try:
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        with tempfile.TemporaryDirectory() as folder, quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # the tool leaves a file open
             source = Path(folder) / f"{stem}.onnx"
             source.write_bytes(model.SerializeToString())
             convert_onnx_models_to_ort(source, optimization_styles=[OptimizationStyle.Fixed])

@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,7 +16,7 @@ from export import metadata as model_metadata
 from export import opset as opsets
 from export.files import require_writable, write_all
 from export.ort_format import OrtFormat, ort_format
-from export.proof import Graph, Step, count
+from export.proof import Graph, Step, count, figures
 from export.sparse import Zeros, store_sparse, zeros_of
 from export.verify import Parity
 
@@ -163,7 +163,7 @@ def _document(report: ExportReport, content: bytes) -> dict[str, object]:
         "precision": report.precision,
         "nodes": {"before": report.nodes_exported, "written": report.nodes_written},
         "weights": {"values": report.zeros.values, "zeros": report.zeros.zeros},
-        "verification": [asdict(step) for step in report.steps],
+        "verification": [figures(step) for step in report.steps],
         "ort": None if report.ort is None else report.ort.figures(),
         "metadata": dict(report.metadata),
         "notes": list(report.notes),

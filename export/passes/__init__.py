@@ -17,26 +17,31 @@ from export.passes.dead_branches import RemoveDeadBranches
 from export.passes.identities import RemoveIdentities
 from export.passes.pad_before_max_pool import NamePaddedAxes
 
-PASSES: Mapping[str, Callable[[], onnx_ir.passes.InPlacePass]] = MappingProxyType(
+Passes = Mapping[str, Callable[[], onnx_ir.passes.InPlacePass]]
+
+REPAIRS: Passes = MappingProxyType({"pad-before-max-pool": NamePaddedAxes})
+"""What has to be done for ONNX Runtime to compute what the graph says."""
+
+PASSES: Passes = MappingProxyType(
     {
         "constants": FoldConstants,  # first: it infers the shapes that dead branches are judged by
         "batch-norm": FoldBatchNorm,
         "dead-branches": RemoveDeadBranches,
         "identities": RemoveIdentities,
-        "pad-before-max-pool": NamePaddedAxes,
     }
 )
+"""What makes a graph smaller."""
 
 
-def run_all(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Run every pass on `model`, in place; the names of those that changed something.
+def run(passes: Passes, model: onnx.ModelProto) -> tuple[str, ...]:
+    """Run passes on `model`, in place; the names of those that changed something.
 
     Raises:
         ExportError: A pass failed on this graph.
     """
     graph = onnx_ir.from_proto(model)
     changed = []
-    for name, make in PASSES.items():
+    for name, make in passes.items():
         # Passes of onnx_ir and onnxscript raise many unrelated types on graphs that they do not know.
         try:
             result = make()(graph)

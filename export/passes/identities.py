@@ -19,7 +19,7 @@ RULES = RewriteRuleSet(
         *add_0_rule.commute(),
         sub_0_rule,
         div_by_1_rule,
-                no_op_cast_rule,
+        no_op_cast_rule,
         no_op_expand_rule,
         no_op_transpose_rule,
     ]

@@ -10,10 +10,8 @@ import onnx
 
 from export.errors import ExportError
 from export.naming import in_order, named
-from export.proof import Graph
+from export.proof import FLOAT16, Graph
 from export.quiet import quiet
-
-PRECISION = "float16"
 
 TOLERANCE = 5e-2
 """On the relative difference. float16 rounds to 5e-4, and tens of layers bring that to some 1e-2; a weight or value
@@ -37,4 +35,4 @@ def to_float16(graph: Graph) -> Graph:
             made: onnx.ModelProto = convert_float_to_float16(named(graph.model), keep_io_types=True)
     except Exception as error:
         raise ExportError(f"float16: ONNX Runtime's converter cannot take this graph: {error}") from error
-    return graph.then(PRECISION, in_order(made, graph.model.ir_version), tolerance=TOLERANCE, precision=PRECISION)
+    return graph.then(FLOAT16, in_order(made, graph.model.ir_version), tolerance=TOLERANCE, precision=FLOAT16)

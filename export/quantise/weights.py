@@ -13,10 +13,8 @@ import onnx_ir
 
 from export.errors import ExportError
 from export.passes.initializers import add_initializer, constant
-from export.proof import Graph
+from export.proof import INT8_WEIGHTS, Graph
 from export.quantise.int8 import FIRST_OPSET
-
-PRECISION = "int8 weights"
 
 LARGEST = 127
 """Of int8, and its negative: symmetric."""
@@ -44,7 +42,7 @@ def to_int8_weights(graph: Graph) -> Graph:
     for weight, axis in axes.items():
         _store(model.graph, weight, axis)
     made: onnx.ModelProto = onnx_ir.to_proto(model)
-    return graph.then(PRECISION, made, tolerance=math.inf, precision=PRECISION)
+    return graph.then(INT8_WEIGHTS, made, tolerance=math.inf, precision=INT8_WEIGHTS)
 
 
 def _weights(graph: onnx_ir.Graph) -> dict[onnx_ir.Value, int]:

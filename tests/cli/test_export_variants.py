@@ -158,6 +158,7 @@ def test_an_onnx_file(run_dir, tmp_path, compress_command):
         (["--int8", "--calibration-images", "0"], "--calibration-images 0: the calibration set would be empty"),
         (["--int8", "--max-drop", "2"], "--max-drop 2.0: a share of the accuracy between 0 and 1"),
         (["--layout", "nhwc"], "--layout nhwc: goes with --with-preprocess"),
+        (["--dynamic-size", "--with-preprocess", "--layout", "nhwc"], "sizes vary in images of the layout nchw only"),
         (["--sparse-initializers", "--fp16"], "stores float32 weights, this file holds float16"),
         (["--sparse-initializers", "--ort"], "ONNX Runtime's own format holds dense weights"),
         (["--int8", "--weight-bits", "5"], "weight_bits is 5, expected 7 or 8"),

@@ -141,7 +141,9 @@ def test_unknown_opsets_are_refused(file, model, opset):
 def external(model, tmp_path, location):
     """The model in m.onnx, its weights named to lie in `location`; they do lie in weights.bin."""
     path = tmp_path / "m.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)  # which onnx changes
+    onnx.save(moved, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     named = onnx.load(path, load_external_data=False)
     for tensor in named.graph.initializer:
         for entry in tensor.external_data:
@@ -181,6 +183,20 @@ def test_weights_cut_short_are_refused(model, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(ExportError, match=r"m\.onnx: (its weights in weights\.bin cannot be read|is refused)"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    "smaller, precision", [(export.to_float16, "float16"), (export.to_int8_weights, "int8 weights")]
+)
+def test_smaller_numbers_are_known_again(make_graph, tmp_path, rng, smaller, precision):
+    weight = rng.normal(size=(16, 40)).astype(np.float32)
+    model = make_graph([("Gemm", ["x", "w"], ["y"], {"transB": 1})], {"w": weight}, x=(1, 40), y=(1, 16))
+    onnx.save(model, tmp_path / "m.onnx")
+    export.write(smaller(export.read_graph(tmp_path / "m.onnx")), tmp_path / "small.onnx")
+    again = export.read_graph(tmp_path / "small.onnx")
+    assert again.precision == precision
+    with pytest.raises(ExportError, match=f"starts? from float32, this graph is {precision}"):
+        smaller(again)
 
 
 def test_inputs_that_cannot_be_made_up_are_refused(tmp_path, make_graph):

@@ -302,6 +302,7 @@ def test_falls_back_to_the_exported_graph_where_onnxsim_changes_the_function(tmp
 def test_simplification_can_be_switched_off(tmp_path):
     report = export.to_onnx(ConvNet(), (image(),), tmp_path / "m.onnx", simplify=False)
     assert not report.simplified
+    assert report.steps[0].name == "exported"
     assert report.nodes_written == report.nodes_exported
     assert report.notes == ("not simplified: switched off",)
 

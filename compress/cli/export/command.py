@@ -43,7 +43,7 @@ def export_command(
         bool, typer.Option("--dynamic-batch", help="Let the number of images vary; one image at a time by default.")
     ] = False,
     dynamic_size: Annotated[
-        bool, typer.Option("--dynamic-size", help="Let height and width vary; verified at three sizes.")
+        bool, typer.Option("--dynamic-size", help="Let height and width vary, from the trained ones on.")
     ] = False,
     input_name: Annotated[str | None, typer.Option(help="Of the graph's input; 'input' by default.")] = None,
     output_name: Annotated[str | None, typer.Option(help="Of its output; 'output' by default.")] = None,

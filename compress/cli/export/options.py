@@ -76,6 +76,8 @@ class Options:
             wrong.append(f"--calibration-images {self.calibration_images}: the calibration set would be empty")
         if self.layout != "nchw" and not self.with_preprocess:
             wrong.append(f"--layout {self.layout}: goes with --with-preprocess, which takes images as they come")
+        if self.layout != "nchw" and self.dynamic_size:
+            wrong.append(f"--layout {self.layout} and --dynamic-size: sizes vary in images of the layout nchw only")
         if self.sparse_initializers and self.ort:
             wrong.append("--sparse-initializers and --ort: ONNX Runtime's own format holds dense weights; give one")
         if self.sparse_initializers and self.precision != FLOAT32:

@@ -98,8 +98,8 @@ def _from_run(options: Options) -> Source:
     if options.with_preprocess:
         preprocess = Preprocess(run.mean, run.std, options.layout)
         model = WithPreprocess(model, preprocess)
-        levels = torch.arange(example.numel()).remainder(256).to(torch.uint8)  # random images take the same range
-        example = preprocess.arranged(levels.reshape(example.shape))
+        example = preprocess.arranged(example.to(torch.uint8))
+        example.view(-1)[-1] = 255  # random images take the same range
     real = images.first(REAL_IMAGES) if images is not None else example[:0]
     size = REAL_BATCH if options.dynamic_batch else 1
     batches = [(real[start : start + size],) for start in range(0, len(real), size)]

@@ -166,16 +166,18 @@ def _latency_figures(report: LatencyReport) -> dict[str, Any]:
 
 def _slower(report: LatencyReport, graph: Graph) -> list[str]:
     """A note where the variant takes longer than float32 on this CPU."""
-    from export import fusion_of
+    from export import ExportError, fusion_of
 
     assert report.ratio is not None
     if report.ratio.low <= 1:
         return []
     longer = (report.ratio.value - 1) * PERCENT
-    if graph.precision == INT8:
-        reason = why_int8_is_slower(report.host.isa, report.host.architecture, fusion_of(graph.model))
-    else:
-        reason = REASONS[graph.precision]
+    try:
+        reason = REASONS.get(graph.precision) or why_int8_is_slower(
+            report.host.isa, report.host.architecture, fusion_of(graph.model)
+        )
+    except ExportError as error:  # the reason is a note: what was measured is not lost for it
+        reason = f"why is not known: {error}"
     return [f"{graph.precision} is {longer:.0f}% slower than float32 on this CPU: {reason}"]
 
 
