@@ -95,13 +95,14 @@ class RemoteSession:
         Raises:
             BenchError: The device is out of reach, has no Python, or no room.
         """
-        deadline = min(self._deadline, time.monotonic() + connect_s)
+        seconds = min(connect_s, self._deadline - time.monotonic())
+        deadline = time.monotonic() + seconds
         by_hand = f"this must work without a question: {self._link.by_hand}"
         try:
             self._channel.send(agent, deadline)
-            reply = self._reply("making a private folder", deadline)
+            reply = self._reply("starting a session", deadline)
         except SlowError:
-            raise BenchError(f"{self._link.device} did not answer within {connect_s:.0f} s; {by_hand}") from None
+            raise BenchError(f"{self._link.device} did not answer within {seconds:.0f} s; {by_hand}") from None
         except LostError:
             raise BenchError(f"no session on {self._link.device}: {self._last_words()}; {by_hand}") from None
         match reply:
@@ -145,11 +146,14 @@ class RemoteSession:
         self._channel.hang_up()
         deadline = time.monotonic() + REPLY_S
         try:
-            while "left" not in (reply := json.loads(self._channel.receive(deadline))):
-                pass
-        except (LostError, SlowError, ValueError, TypeError):
+            while True:
+                match json.loads(self._channel.receive(deadline)):
+                    case {"left": str(folder)}:
+                        return folder
+                    case {"left": _}:
+                        return None
+        except (LostError, SlowError, ValueError):
             return None  # the agent removes its files without us
-        return None if reply["left"] is None else str(reply["left"])
 
     def _copied(self, path: str) -> str:
         """The path on the device of a model, which is copied if it is not there yet."""

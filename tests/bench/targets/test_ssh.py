@@ -119,7 +119,7 @@ def test_bench_latency_and_memory_measure_the_device(device, make_convs, tmp_pat
         ("stranger", "no session on ssh://stranger.*: Host key verification failed"),
         ("nologin", "no session on ssh://nologin.*: This account is currently not available"),
         ("full", "ssh://full.*: copying .*worker.py failed there: File too large"),
-        ("no-tmp", "ssh://no-tmp.*: making a private folder failed there: No usable temporary directory found"),
+        ("no-tmp", "ssh://no-tmp.*: starting a session failed there: No usable temporary directory found"),
     ],
 )
 def test_a_device_that_cannot_serve_is_told_in_one_line(device, alias: str, message: str) -> None:
