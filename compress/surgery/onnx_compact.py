@@ -139,11 +139,12 @@ class _Task:
         except ModelError:
             raise
         except Exception as error:  # whatever torch raises on shapes that do not fit
+            told = (str(error).splitlines() or [type(error).__name__])[0]
             shapes = ", ".join(
                 f"{v.name}: {tuple(x.shape)}" for v, x in zip(self.network.file.declared, self.example, strict=True)
             )
             raise ModelError(
-                f"{self.path}: does not run with inputs of the shapes {shapes}: {str(error).splitlines()[0]}. "
+                f"{self.path}: does not run with inputs of the shapes {shapes}: {told}. "
                 "Name the shapes that it takes with --input-size NAME=1x3x224x224."
             ) from error
 

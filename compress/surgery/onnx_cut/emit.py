@@ -78,7 +78,8 @@ def resized(writer: Writer, path: str, proto: onnx.NodeProto, before: fx.Node, a
             own = new[i] == old[i] and now is not None and len(now) == len(new) and now[i] == new[i]
             sizes.append(None if own else -1)
         else:
-            sizes.append(size if new[i] == old[i] else -1 if writer.shapes.varies(after, i) else new[i])
+            stays = new[i] == old[i] and size > 0
+            sizes.append(size if stays else -1 if writer.shapes.varies(after, i) else new[i])
     if is_reshape and sizes.count(None) == 1 and -1 not in sizes:
         sizes[sizes.index(None)] = -1
     if sizes.count(-1) > is_reshape:
