@@ -11,7 +11,7 @@ from bench.targets import TARGETS
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to measure.")]
 Baseline = Annotated[Path | None, typer.Option(metavar="DENSE.onnx", help="Compare with this model.")]
-Device = Annotated[str, typer.Option(help=f"Where to measure: {', '.join(TARGETS)}.")]
+Device = Annotated[str, typer.Option(help=f"Where to measure: {', '.join(TARGETS)}; see bench devices.")]
 Threads = Annotated[int, typer.Option(help="Intra-op threads of ONNX Runtime, at least 1.")]
 Batch = Annotated[int | None, typer.Option(help="Size of open first dimensions, at least 1; 1 by default.")]
 Shape = Annotated[
