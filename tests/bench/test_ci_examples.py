@@ -105,12 +105,11 @@ def test_gitlab_reads_the_junit_file_that_the_gate_writes() -> None:
         assert "BUDGET" in job["variables"]
 
 
-@pytest.mark.parametrize(("limit", "code"), [("1_000_000", 0), ("10", 1)])
-def test_the_actions_script_gates(make_convs, tmp_path: Path, limit: str, code: int) -> None:
-    """The step as a runner calls it, with a model whose name is hostile, and bench from this environment."""
+def test_the_actions_script_gates(make_convs, tmp_path: Path) -> None:
+    """The step as a runner calls it, with a model over budget whose name is hostile, and bench of this environment."""
     model = make_convs("a.onnx").rename(tmp_path / "-$(touch hacked) model.onnx")
     budget = tmp_path / "budget.toml"
-    budget.write_text(f"[file]\nbytes = {limit}\n")
+    budget.write_text("[file]\nbytes = 10\n")
     temp = tmp_path / "temp dir"
     (temp / "bench" / "bin").mkdir(parents=True)
     program = temp / "bench" / "bin" / "bench"
@@ -127,11 +126,11 @@ def test_the_actions_script_gates(make_convs, tmp_path: Path, limit: str, code: 
         text=True,
         check=False,
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 1, done.stderr
     outputs = dict(line.split("=", 1) for line in files["GITHUB_OUTPUT"].read_text().splitlines())
-    assert outputs["exit-code"] == str(code)
+    assert outputs["exit-code"] == "1"
     folder = Path(outputs["folder"])
     assert sorted(path.name for path in folder.iterdir()) == ["gate.html", "gate.json", "gate.md", "gate.xml"]
     assert files["GITHUB_STEP_SUMMARY"].read_text() == (folder / "gate.md").read_text()
-    assert load_gate_report(folder / "gate.json").exit_code == code
+    assert load_gate_report(folder / "gate.json").exit_code == 1
     assert not (tmp_path / "hacked").exists()

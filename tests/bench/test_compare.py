@@ -8,21 +8,20 @@ import pytest
 from bench.cli import main
 from bench.compare import Named, compare
 from bench.errors import BenchError
-from bench.measure.latency import latency
-from bench.measure.memory import memory
+from bench.gate import GateReport
 from bench.report import LatencyReport, MemoryReport
 
-QUICK = {"runs": 6, "samples": 12, "min_seconds": 0.0}
+
+@pytest.fixture
+def timed(generous: GateReport) -> LatencyReport:
+    assert generous.latency is not None
+    return generous.latency
 
 
-@pytest.fixture(scope="session")
-def timed(make_convs) -> LatencyReport:
-    return latency(make_convs("a.onnx"), make_convs("b.onnx", width=8), **QUICK)
-
-
-@pytest.fixture(scope="session")
-def weighed(make_convs) -> MemoryReport:
-    return memory(make_convs("a.onnx"), repeats=1)
+@pytest.fixture
+def weighed(generous: GateReport) -> MemoryReport:
+    assert generous.memory is not None
+    return generous.memory
 
 
 def scaled(report: LatencyReport, factor: float, *, baseline: float | None = None, seed: int = 0) -> LatencyReport:

@@ -12,7 +12,7 @@ from bench.measure.realtime import frames
 from bench.protocol import PeriodicSamples
 from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Realtime
 from bench.stats import Ratio
-from tests.bench.gate.conftest import QUICK, Pair, tell
+from tests.bench.conftest import QUICK, Pair, tell
 
 
 def figure(low: float, value: float, high: float) -> Figure:
