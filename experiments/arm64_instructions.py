@@ -206,6 +206,11 @@ adds them up in pairs. The code that ran holds dot products on the Cortex-A76 an
 other two, and the counts fall into the same two groups. The sums are whole numbers of 32 bits in both ways, hence the
 outputs are the same on all four CPUs; and the same as here, since weights of 7 bits saturate on no CPU.
 
+Compact networks keep more of their instructions than of their MACs: narrow layers fill the blocks of the kernels less,
+and what is done around the layers, the call from Python included, does not shrink. int8 adds to that: values are turned
+into integers and back. Without dot products it does not pay for narrow networks: on the Cortex-A53 both compact ones
+take more instructions in int8 than in float32. An int8 network is to be measured on the CPU that it is for.
+
 Fewer instructions are no promise of time: a Cortex-A53 issues in order, a Cortex-A76 out of order, and neither memory
 nor clock is emulated. Measure seconds on a board (`bench latency --device ssh://...`).
 """

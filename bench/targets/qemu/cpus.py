@@ -12,7 +12,7 @@ ARMV8_0 = ("fp", "asimd", "aes", "pmull", "sha1", "sha2", "crc32", "cpuid")
 # The dot product of int8 (asimddp) and half precision (asimdhp) came with Armv8.2; both cores of that age have them.
 ARMV8_2 = (
     *("fp", "asimd", "aes", "pmull", "sha1", "sha2", "crc32", "atomics", "fphp", "asimdhp", "cpuid", "asimdrdm"),
-    *("lrcpc", "dcpop", "asimddp", "ssbs"),
+    *("lrcpc", "dcpop", "asimddp"),
 )
 
 
