@@ -257,8 +257,8 @@ def random_tensor(rng: np.random.RandomState, dtype: str, shape: list[int]) -> n
         return rng.standard_normal(shape).astype(dtype)
     if dtype in ("uint8", "int8"):
         limits = np.iinfo(dtype)
-        return rng.randint(limits.min, limits.max + 1, shape, dtype=dtype)
-    return rng.randint(0, 2, shape).astype("str" if dtype == "object" else dtype).astype(dtype)
+        return rng.randint(limits.min, limits.max + 1, shape, dtype=np.int64).astype(dtype)
+    return rng.randint(0, 2, shape, dtype=np.int64).astype("str" if dtype == "object" else dtype).astype(dtype)
 
 
 class Model:
