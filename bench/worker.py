@@ -418,15 +418,16 @@ def measure_periodic(request: dict[str, Any]) -> list[dict[str, Any]]:
     """
     (path,) = request["models"]
     period, frames = request["period_ns"], request["min_samples"]
-    if frames * period > request["limit_seconds"] * 1e9:
-        raise RefusedError(
-            f"{frames} frames of {period * 1e-6:.4g} ms take {frames * period * 1e-9:.0f} s, and "
-            f"{request['limit_seconds']:.0f} s are left: give fewer --frames or a longer --timeout"
-        )
+    deadline = time.perf_counter() + request["limit_seconds"]
     model = Model(path, request)
     model.prepare()
     warm_up(model)
-    deadline = time.perf_counter() + request["limit_seconds"] + frames * period * 1e-9
+    left_s = deadline - time.perf_counter()
+    if frames * period * 1e-9 > left_s:
+        raise RefusedError(
+            f"{frames} frames of {period * 1e-6:.4g} ms in one process take {frames * period * 1e-9:.0f} s, and "
+            f"{max(0.0, left_s):.0f} s are left: give fewer --frames or a longer --timeout"
+        )
     response: list[int | None] = [None] * frames
     inference = []
     gc.collect()

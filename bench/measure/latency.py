@@ -204,10 +204,12 @@ def doubts(
     half_width = (high - low) / 2 / value
     if half_width > NOISY_HALF_WIDTH:
         what = "ratio" if ratio is not None else "p50"
-        found.append(
-            f"noisy: the interval of the {what} is +-{half_width:.0%} wide, more than {NOISY_HALF_WIDTH:.0%}; run: "
-            + _longer(command, settings, half_width)
-        )
+        noisy = f"noisy: the interval of the {what} is +-{half_width:.0%} wide, more than {NOISY_HALF_WIDTH:.0%}"
+        runs = math.ceil(settings.runs * (half_width / NOISY_HALF_WIDTH) ** 2)
+        if runs > MAX_ADVISED_RUNS:
+            noisy += f"; {runs} processes would be needed: take a quieter machine or core (--pin)"
+            runs = MAX_ADVISED_RUNS
+        found.append(f"{noisy}; run: {_longer(command, settings, runs)}")
     return tuple(found)
 
 
@@ -225,9 +227,8 @@ def advised(paths: Sequence[str], device: str, settings: Settings, batches: Sequ
     return [*words, "--threads", f"{settings.threads}"]
 
 
-def _longer(command: Sequence[str], settings: Settings, half_width: float) -> str:
-    """The command whose interval should be narrow enough: its width falls with the root of the number of runs."""
-    runs = min(MAX_ADVISED_RUNS, math.ceil(settings.runs * (half_width / NOISY_HALF_WIDTH) ** 2))
+def _longer(command: Sequence[str], settings: Settings, runs: int) -> str:
+    """The command with more runs, each as long as before: an interval's width falls with the root of their number."""
     longer = runs / settings.runs
     words = ["--runs", f"{runs}", "--samples", f"{math.ceil(settings.min_samples * longer)}"]
     return shlex.join([*command, *words, "--min-seconds", f"{settings.min_seconds * longer:.3g}"])

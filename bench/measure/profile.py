@@ -151,7 +151,7 @@ def _macs(node: Node, graph: Graph, values: Mapping[str, Value]) -> int | None:
         return values[name].shape if name in values else None
 
     shapes = [shape(name) if name else () for name in (node.outputs[0], *node.inputs)]
-    if any(each is None for each in shapes):  # computed of weights alone, at every run
+    if any(each is None for each in shapes):
         return None
     output, *inputs = [each for each in shapes if each is not None]
     return macs(node, inputs, output)

@@ -23,16 +23,14 @@ def computing(graph: Graph) -> tuple[list[Node], set[str]]:
 
 
 def values_of(path: Path, graph: Graph, settings: Settings, timeout_s: float) -> dict[str, Value]:
-    """Every value that depends on an input, by name: inputs, outputs and all in between.
+    """Every value that a node makes, and the graph's inputs, by name.
 
     Sizes are the same everywhere: they are asked for here, on the CPU, whatever the device.
 
     Raises:
         BenchError: The model cannot run here, or cannot return what is inside it.
     """
-    nodes, constants = computing(graph)
-    own = constants | {*graph.outputs, ""}
-    inner = tuple(name for node in nodes for name in node.outputs if name not in own)
+    inner = tuple(name for node in graph.nodes for name in node.outputs if name and name not in graph.outputs)
     request = request_of("shapes", (str(path),), replace(settings, pin=(), provider=CPU_PROVIDER))
     (answer,) = answers("cpu", [replace(request, outputs=inner)], timeout_s, None)
     found: Sequence[Value] = answer.models[0].shapes or ()
