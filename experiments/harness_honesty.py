@@ -302,6 +302,9 @@ def write_page(out: Path, markdown: Path | None) -> None:
         "python experiments/harness_honesty.py --out runs/harness-honesty --markdown docs/results/harness-honesty.md"
     )
     told = f"{len(rows)} rows, {len(aside)} of them set aside."
+    few = [f"{name} {len(found)}" for name, found in counting.items() if len(found) < ROWS]
+    if few:
+        told += f" **Not complete**: {ROWS} rows of each case are wanted, and there are of {', '.join(few)}."
     page = Page("Whether the figures of bench can be trusted", command, about(__doc__), told)
     there = [name for name in CASES if counting[name]]
     compare = [name for name in there if "ratio" in counting[name][0]]
