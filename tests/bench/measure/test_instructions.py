@@ -17,7 +17,6 @@ from bench.targets.local import LocalTarget
 
 STAND_IN = """
 COUNT = [0]
-JITTER = {jitter}
 
 
 def mark() -> None:
@@ -28,7 +27,7 @@ def mark() -> None:
 
 def counted_run(model: Model) -> None:
     COUNT[0] += Path(model.path).stat().st_size
-    COUNT[0] += JITTER
+    COUNT[0] += {jitter}
     model.session.run(None, model.feeds)
 
 
