@@ -26,17 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from page import Page, about
-from surgery_speed import kill_half_
 
-import compress
-import export
 from bench.protocol import Request
 from bench.targets.launch import WORKER, ask
 from bench.targets.qemu.cpus import CPUS
 from bench.targets.qemu.space import ENVIRONMENT, default_space
-from compress.models import build
 
 BENCH = Path(sys.executable).parent / "bench"
 NETWORKS = {"lenet5": (1, 28, 28), "resnet20": (3, 32, 32)}
@@ -49,7 +44,6 @@ TRANSLATED = re.compile(rb"^0x([0-9a-f]+):\s+([0-9a-f]{8})\s")
 # Fixed bits and their value of SDOT and UDOT, by vector and by element: Arm Architecture Reference Manual, C7.2.
 DOT_PRODUCTS = ((0x9FE0FC00, 0x0E809400), (0x9FC0F400, 0x0F80E000))
 
-CALIBRATION_IMAGES = 64
 ONE_INFERENCE = Request(
     measure="outputs",
     models=(),
@@ -83,25 +77,14 @@ class Files:
 
     def build(self, network: str) -> None:
         """Write the four files of a network, the note of its MACs last."""
-        if (self.scratch / f"{network}-macs.json").exists():
-            return
-        shape = NETWORKS[network]
-        torch.manual_seed(0)
-        model = build(network, num_classes=10, in_channels=shape[0], image_size=shape[1]).eval()
-        x = torch.randn(1, *shape)
-        kill_half_(model, x, shifts=False)
-        result = compress.compact(model, (x,))
-        images = np.random.default_rng(0).standard_normal((CALIBRATION_IMAGES, *shape)).astype(np.float32)
-        interface = export.Interface(dynamic_batch=True)
-        for form, module in (("dense", model), ("compact", result.model)):
-            graph = export.graph_of(module, (x,), interface)
-            export.write(graph, self.model(network, form, "float32"))
-            # Nothing was learnt, so that there is no accuracy to lose.
-            judge = export.Judge(lambda _: 1.0, images)
-            int8 = export.to_int8(graph, export.Calibration(images), judge)
-            export.write(int8.graph, self.model(network, form, "int8"))
-        macs = {"dense": result.report.macs_before, "compact": result.report.macs_after}
-        (self.scratch / f"{network}-macs.json").write_text(json.dumps(macs))
+        note = self.scratch / f"{network}-macs.json"
+        if not note.exists():
+            from arm64_networks import write_networks  # torch, which nothing else here needs
+
+            paths = {
+                (form, precision): self.model(network, form, precision) for form in FORMS for precision in PRECISIONS
+            }
+            note.write_text(json.dumps(write_networks(network, NETWORKS[network], paths)))
 
     def count(self, model: Path, cpu: str, *, runs: int = 1, tag: str = "") -> dict[str, Any]:
         """The report of `bench instructions` on one file."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from compress.files import write_text
 
 
@@ -59,4 +57,6 @@ def about(documentation: str | None, first: int = 2) -> str:
 
 def environment() -> str:
     """What the figures depend on."""
+    import torch  # seconds: pages of files and reports do without
+
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads."
