@@ -121,8 +121,13 @@ def rows(run: Path) -> list[list[str]]:
 
 
 def _notes(run: Path) -> list[str]:
-    """What the export said about int8."""
-    return [f"- {note}." for note in _read(run / "int8.onnx.json")["notes"]]
+    """What the export said about int8, and what bench doubts of the latencies."""
+    doubts = {
+        f"Latency of {NAMES[kind]}: {warning.split(': run')[0].split('; stop')[0].split('; run')[0]}"
+        for kind in ("compact", "int8")
+        for warning in _read(run / f"latency-{kind}.json")["warnings"]
+    }
+    return [f"- {note}." for note in (*_read(run / "int8.onnx.json")["notes"], *sorted(doubts))]
 
 
 def _read(path: Path) -> dict[str, Any]:
