@@ -25,13 +25,14 @@ from export.verify import (
     RELATIVE_TOLERANCE,
     Case,
     Inputs,
+    at_other_sizes,
     outputs_of,
     random_batches,
     require_finite,
 )
 
-FIRST_SIDE = 2
-"""Dimension of the height in [N, C, H, W]."""
+SIDES = (2, 3)
+"""Dimensions of height and width in [N, C, H, W]."""
 
 ROUNDED_TOLERANCE = 5e-2
 """For files whose numbers are integers or float16 already: ONNX Runtime rounds them at other places than they say."""
@@ -70,8 +71,8 @@ def read_graph(
     source = load(path)
     precision = _precision(source)
     tolerance = tolerance if precision == FLOAT32 else max(tolerance, ROUNDED_TOLERANCE)
-    inputs = [*map(_numpy, _random_inputs(source, path))]
-    cases = Cases(_cases(source, inputs, path), _cases(source, extra_inputs, path), tolerance, reference="the file")
+    random, notes = _random_cases(source, path)
+    cases = Cases(random, _cases(source, extra_inputs, path), tolerance, reference="the file")
     start = _converted(source, opset, path)
     graph = Graph(
         model=start,
@@ -81,6 +82,7 @@ def read_graph(
         precision=precision,
         nodes_before=len(source.graph.node),
         batch_norms_before=count(source, "BatchNormalization"),
+        notes=notes,
     )
     return simplified(optimised(graph), wanted=simplify)
 
@@ -123,21 +125,33 @@ def _precision(model: onnx.ModelProto) -> str:
     return FLOAT16 if onnx.TensorProto.FLOAT16 in kinds else FLOAT32
 
 
-def _random_inputs(model: onnx.ModelProto, path: Path) -> list[Inputs]:
+def _random_cases(model: onnx.ModelProto, path: Path) -> tuple[list[Case], tuple[str, ...]]:
+    """Random batches at the open sizes, with what the file gives; a note for each size that it refuses."""
     weights = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in weights]
     example = tuple(_example(value, path) for value in values)
     if not example:
         raise ExportError(f"{path}: takes no input; there is nothing to verify")
     open_batch = all(value.type.tensor_type.shape.dim and _size(value, 0) is None for value in values)
-    return random_batches(example, DYNAMIC_BATCH_SIZES if open_batch else None)
+    open_size = all(value.type.tensor_type.shape.dim[d:] and _size(value, d) is None for value in values for d in SIDES)
+    first, *others = at_other_sizes(example) if open_size else [example]
+    sizes = DYNAMIC_BATCH_SIZES if open_batch else None
+    cases = _cases(model, [*map(_numpy, random_batches(first, sizes))], path)
+    notes = []
+    for other in others:
+        try:
+            cases += _cases(model, [*map(_numpy, random_batches(other, sizes))], path)
+        except ExportError:
+            shapes = ", ".join("x".join(map(str, x.shape[2:])) for x in other)
+            notes.append(f"not verified on images of {shapes}: the file itself does not take them")
+    return cases, tuple(notes)
 
 
 def _example(value: onnx.ValueInfoProto, path: Path) -> Tensor:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         raise ExportError(f"{path}: the input {value.name} has no shape; give it one, for example with onnx.helper")
-    shape = [_size(value, d) or (1 if d < FIRST_SIDE else DEFAULT_SIDE) for d in range(len(kind.shape.dim))]
+    shape = [_size(value, d) or (1 if d < min(SIDES) else DEFAULT_SIDE) for d in range(len(kind.shape.dim))]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     if np.issubdtype(dtype, np.floating):
         return torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)

@@ -58,6 +58,9 @@ steps of 1/255; saturation was measured to move outputs by 10% (LeNet-5 with 8 b
 SENSITIVITY_IMAGES = 128
 """Images on which each layer is tried alone: enough to rank layers, few enough for a deep network."""
 
+ROUNDING = 1e-9
+"""Of the difference of two accuracies: 1 - 0.99 is more than 0.01 in floating point."""
+
 WEIGHT_BITS = (7, 8)
 
 
@@ -140,7 +143,7 @@ def to_int8(graph: Graph, calibration: Calibration, judge: Judge, *, weight_bits
     before = judge.accuracy(graph.model)
     candidate, sensitivity, ranked = quantised(layers), dict[str, float](), list[str]()
     after, left = judge.accuracy(candidate), 0
-    while before - after > judge.max_drop:
+    while before - after > judge.max_drop + ROUNDING:
         if not ranked:
             sensitivity = _sensitivity(graph.model, layers, quantised, judge.images[:SENSITIVITY_IMAGES])
             ranked = sorted(layers, key=lambda name: -sensitivity[name])

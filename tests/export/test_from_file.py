@@ -55,6 +55,23 @@ def test_the_smaller_graph_computes_what_the_file_says(file, model, tmp_path, ru
         np.testing.assert_allclose(run_graph(small, x, optimise=True), run_graph(model, x), rtol=1e-4, atol=1e-5)
 
 
+def test_open_sizes_are_verified_where_the_file_takes_them(make_graph, tmp_path, rng):
+    weight = rng.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    shape = {"x": ("n", 3, "h", "w"), "y": ("n", 4)}
+    nodes = [("Conv", ["x", "w"], ["c"], {}), ("GlobalAveragePool", ["c"], ["p"], {}), ("Flatten", ["p"], ["y"], {})]
+    onnx.save(make_graph(nodes, {"w": weight}, **shape), tmp_path / "any.onnx")
+    graph = export.read_graph(tmp_path / "any.onnx")
+    assert {shapes[0][2:] for shapes in graph.steps[-1].random.shapes} == {(64, 64), (67, 97), (128, 128)}
+    assert graph.notes == ()
+    nodes = [("Reshape", ["x", "s"], ["r"], {}), ("ReduceMean", ["r"], ["m"], {"axes": [2, 3, 4], "keepdims": 0})]
+    nodes += [("Slice", ["m", "0", "4", "1"], ["y"], {})]
+    weights = {"s": np.array([0, 3, -1, 8, 8]), "0": np.array([0]), "4": np.array([4]), "1": np.array([1])}
+    onnx.save(make_graph(nodes, weights, x=("n", 3, "h", "w"), y=("n", 3), opset=13), tmp_path / "eights.onnx")
+    graph = export.read_graph(tmp_path / "eights.onnx")
+    assert graph.notes[0] == "not verified on images of 67x97: the file itself does not take them"
+    assert {shapes[0][2:] for shapes in graph.steps[-1].random.shapes} == {(64, 64), (128, 128)}
+
+
 def test_a_pass_that_changes_the_function_is_left_out(file, monkeypatch):
     class Wrong(passes.RemoveIdentities):
         def call(self, model):

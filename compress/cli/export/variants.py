@@ -22,6 +22,9 @@ INTEGER_DOT_PRODUCTS = frozenset(("avx512_vnni", "avx_vnni", "amx_int8", "asimdd
 
 PERCENT = 100
 
+ROUNDING = 1e-9
+"""Of the difference of two accuracies: 1 - 0.99 is more than 0.01 in floating point."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -54,7 +57,7 @@ def make_variant(source: Source, options: Options) -> Variant:
     graph, details = MAKERS[options.precision](source, options)
     before, after = (_accuracy(source, each) for each in (source.graph, graph))
     lost = None if before["validation"] is None else before["validation"] - (after["validation"] or 0.0)
-    if lost is not None and lost > options.max_drop:
+    if lost is not None and lost > options.max_drop + ROUNDING:
         raise CompressError(
             f"{options.precision} loses {lost:.2%} of the validation accuracy, more than the {options.max_drop:.2%} of "
             "--max-drop; no file was written"
