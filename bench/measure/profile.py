@@ -188,7 +188,7 @@ def placed(work: Work, ran: Sequence[NodeTimes], written: Sequence[Node | None])
     outputs = [_made(node, as_is) for node, as_is in zip(ran, written, strict=True)]
     own_names = Counter(node.name for node in work.nodes)
     by_name = {node.name: place for place, node in enumerate(ran)}
-    maker = {name: place for place, names in enumerate(outputs) if _may_contract(ran[place]) for name in names}
+    maker = _makers(ran, written, outputs)
     readers: dict[str, list[Node]] = {}
     for node in work.nodes:
         for name in node.inputs:
@@ -204,6 +204,23 @@ def placed(work: Work, ran: Sequence[NodeTimes], written: Sequence[Node | None])
     # Where a contraction has nothing to do, another one has been given its work.
     idle = [node for node, places in zip(ran, found, strict=True) if _may_contract(node) and not places]
     return None if work.unknown or idle else found
+
+
+def _makers(ran: Sequence[NodeTimes], written: Sequence[Node | None], outputs: Sequence[set[str]]) -> dict[str, int]:
+    """For names of values the contracting node that makes them, alone or with what only goes on from it.
+
+    Around kernels that want another layout ONNX Runtime puts transpositions, which then make the values of the file.
+    """
+    maker = {name: place for place, names in enumerate(outputs) if _may_contract(ran[place]) for name in names}
+    sources: dict[str, set[int]] = {}
+    for place, node in enumerate(written):
+        inputs = () if node is None else node.inputs
+        found = {place} if _may_contract(ran[place]) else set().union(*(sources.get(name, set()) for name in inputs))
+        sources.update(dict.fromkeys(outputs[place], found))
+        if len(found) == 1:
+            for name in outputs[place]:
+                maker.setdefault(name, min(found))
+    return maker
 
 
 def macs_of(node: NodeTimes, counts: Sequence[int | None] | None) -> int | None:

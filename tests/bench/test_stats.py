@@ -6,6 +6,8 @@ from bench.stats import (
     Ratio,
     expanded_tail,
     far_out,
+    interquartile_mean,
+    mean_interval,
     median_interval,
     quantile_interval,
     ratio_of_medians,
@@ -126,3 +128,18 @@ def test_sessions_of_the_same_are_told_apart_as_seldom_as_the_interval_says() ->
     assert 1.85 < twice.low < 2 < twice.high < 2.15
     exact = ratio_of_sessions([3.0] * 6, [2.0] * 6)
     assert (exact.value, exact.low, exact.high) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_the_interquartile_mean_is_the_mean_of_the_middle_half() -> None:
+    assert interquartile_mean([1, 2, 3, 4, 5, 6, 7, 1000]) == (3 + 4 + 5 + 6) / 4
+    # Of five, the middle half is 2.5: the second and the fourth count three quarters.
+    assert interquartile_mean([1, 2, 3, 4, 1000]) == pytest.approx((0.75 * 2 + 3 + 0.75 * 4) / 2.5)
+    assert interquartile_mean([9]) == 9
+
+
+def test_the_mean_has_an_interval_over_runs() -> None:
+    assert mean_interval([[1, 3]] * RUNS) == (2, 2, 2)
+    runs = synthetic(np.random.default_rng(4))
+    mean, low, high = mean_interval(runs)
+    assert low < mean < high
+    assert mean == pytest.approx(np.mean(runs))

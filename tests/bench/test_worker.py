@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from bench import worker
+from bench.protobuf import inside
 
 TYPES = (
     *("FLOAT", "FLOAT16", "DOUBLE", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64"),
@@ -134,3 +135,45 @@ def test_the_cost_of_marking_is_subtracted(make_convs, tmp_path: Path) -> None:
     (found,) = worker.measure_instructions(request)
     assert found["instructions"] == {"marking": 50, "counts": [1000, 2000]}
     assert [value["name"] for value in found["outputs"]] == ["y0"]
+
+
+def test_a_provider_is_found_by_its_short_name() -> None:
+    for name in ("cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"):
+        assert worker.provider_of(name) == "CPUExecutionProvider"
+    with pytest.raises(worker.RefusedError, match=r"no execution provider 'warp' here; it has .*CPUExecutionProvider"):
+        worker.provider_of("warp")
+
+
+def test_a_provider_that_takes_no_node_is_refused(make_convs) -> None:
+    if "AzureExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this build has the CPU alone")
+    request = {**REQUEST, "provider": "azure", "shapes": {}}
+    with pytest.raises(
+        worker.RefusedError, match=r"AzureExecutionProvider takes none of the \d+ nodes, which run on CPU"
+    ):
+        worker.nodes_by_provider(str(make_convs("a.onnx", batch=1)), request)
+
+
+def test_events_inside_a_loop_are_its_own_and_short_ones_are_kept() -> None:
+    rows = [(0, 5, "Conv"), (6, 1, "Add"), (8, 2, "Mul"), (5, 10, "Loop"), (15, 0, "Flatten"), (15, 3, "Gemm")]
+    events = [{"ts": ts, "dur": dur, "args": {"op_name": name}} for ts, dur, name in rows]
+    assert [event["args"]["op_name"] for event in worker.top_level(events)] == ["Conv", "Loop", "Flatten", "Gemm"]
+
+
+def test_a_file_with_further_outputs_has_them(make_convs) -> None:
+    path = make_convs("a.onnx", depth=3)
+    session = ort.InferenceSession(worker.with_outputs(path.read_bytes(), ["y0", "y1"]))
+    assert [value.name for value in session.get_outputs()] == ["y2", "y0", "y1"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 70_000])
+def test_protobuf_fields_of_any_size_are_read_back(size: int) -> None:
+    content = bytes(size)
+    assert [bytes(found) for found in inside(memoryview(worker.message(12, content)), 12)] == [content]
+
+
+def test_bytes_of_odd_elements_are_rounded_up() -> None:
+    assert worker.tensor_bytes("tensor(float)", [2, 3]) == 24
+    assert worker.tensor_bytes("tensor(int4)", [3]) == 2
+    assert worker.tensor_bytes("tensor(bfloat16)", []) == 2
+    assert worker.tensor_bytes("tensor(float8e5m2)", [0, 7]) == 0

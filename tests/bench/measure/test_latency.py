@@ -89,3 +89,23 @@ def test_the_advised_command_measures_the_same(report: LatencyReport) -> None:
     assert " ".join(advised(("a.onnx", "b.onnx"), "cpu", settings)) == (
         "bench latency a.onnx --baseline b.onnx --device cpu --batch 2 --shape x=2,3 --threads 4"
     )
+
+
+def test_a_machine_too_noisy_for_any_number_of_processes_is_called_that(report: LatencyReport) -> None:
+    assert report.ratio is not None
+    wild = replace(report.ratio, low=report.ratio.value * 0.59, high=report.ratio.value * 1.41)
+    found = doubts(["bench", "latency", "a.onnx"], report.settings, report.host, (report.model,), wild)
+    # 6 processes, 8.2 times as wide as 5 %: 6 * 8.2^2.
+    (warning,) = (text for text in found if "noisy" in text)
+    assert "404 processes would be needed: take a quieter machine or core (--pin); run: bench latency" in warning
+    assert "--runs 100 " in warning
+
+
+def test_pinned_cores_are_those_that_threads_share(report: LatencyReport) -> None:
+    settings = replace(report.settings, threads=2, pin=(0,))
+    host = replace(report.host, usable_cores=8, load_average_1min=0.0)
+    assert doubts((), settings, host, (report.model,), None)[0] == "2 threads share 1 cores: run with --threads 1"
+    words = advised(("a.onnx",), "cpu", replace(settings, provider="XnnpackExecutionProvider"), batches=(1, 4))
+    assert " ".join(words) == (
+        "bench latency a.onnx --device cpu --batches 1,4 --pin 0 --provider XnnpackExecutionProvider --threads 2"
+    )
