@@ -1,6 +1,6 @@
 """Instructions on the page: a bar for each model, with the difference of the outputs from this machine's."""
 
-from bench.html.parts import Bar, Panel, Part, Tile, percents
+from bench.html.parts import Bar, Panel, Part, Tile, percent
 from bench.report import InstructionsReport, InstructionsResult
 
 
@@ -36,7 +36,7 @@ def instructions_content(report: InstructionsReport) -> tuple[list[Tile], list[P
 
 def _bar(kind: str, result: InstructionsResult, full: int) -> Bar:
     figures = result.instructions
-    part = Part(kind, *percents([figures.per_inference], full), f"{figures.low:,} to {figures.high:,}")
+    part = Part(kind, percent(figures.per_inference, full), f"{figures.low:,} to {figures.high:,}")
     return Bar(
         label=kind, parts=(part,), value=f"{figures.per_inference:,}", note=f"{figures.low:,} to {figures.high:,}"
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.html import plots
-from bench.html.parts import Bar, Panel, Part, Tile, figure, percents
+from bench.html.parts import Bar, Panel, Part, Tile, figure, percent, percents
 from bench.measure.latency import NS_PER_MS
 from bench.report import Frames, LatencyReport, LatencyResult, Realtime, Throughput
 from bench.stats import FAR_OUT
@@ -139,7 +139,7 @@ def _throughput(rows: Sequence[Throughput]) -> Panel:
     bars = [
         Bar(
             label=f"batch {batch}" + ("" if kind == "model" else f", {kind}"),
-            parts=(Part(kind, *percents([each.images_per_second], full), f"{each.images_per_second:,.4g} images/s"),),
+            parts=(Part(kind, percent(each.images_per_second, full), f"{each.images_per_second:,.4g} images/s"),),
             value=f"{each.images_per_second:,.0f}/s",
             note=f"95 % interval {each.images_per_second_low:,.0f} – {each.images_per_second_high:,.0f}",
         )

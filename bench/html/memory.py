@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.html.parts import KIB, MIB, Bar, Panel, Part, Tile, percents
+from bench.html.parts import KIB, MIB, Bar, Panel, Part, Tile, percent, percents
 from bench.report import MemoryReport, MemoryResult
 
 
@@ -72,7 +72,7 @@ def _static(results: Sequence[tuple[str, MemoryResult]]) -> Panel:
         for kind, name, size in sizes:
             if name == what:
                 shown = "unknown" if size is None else f"{size / KIB:,.1f} KiB"
-                parts = () if size is None else (Part(kind, *percents([size], full), f"{what}: {size:,} bytes"),)
+                parts = () if size is None else (Part(kind, percent(size, full), f"{what}: {size:,} bytes"),)
                 label = what if kind == "model" else f"{what}, {kind}"
                 bars.append(Bar(label=label, parts=parts, value=shown))
     reasons = {result.static.unknown_because for _, result in results} - {None}

@@ -64,7 +64,12 @@ class Bar:
 
 def percents(values: Sequence[float], full: float) -> list[float]:
     """Shares of the full width, never below 0."""
-    return [100 * max(0.0, value) / full if full > 0 else 0.0 for value in values]
+    return [percent(value, full) for value in values]
+
+
+def percent(value: float, full: float) -> float:
+    """Share of the full width, never below 0."""
+    return 100 * max(0.0, value) / full if full > 0 else 0.0
 
 
 def figure(value: float) -> str:

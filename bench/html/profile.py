@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.html.parts import Bar, Panel, Part, Tile, figure, percents
+from bench.html.parts import Bar, Panel, Part, Tile, figure, percent
 from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult
 
 SHOWN_NODES = 24  # of a profile; the others are one bar
@@ -46,7 +46,7 @@ def _operators(results: Sequence[tuple[str, ProfileResult]]) -> Panel:
         parts = tuple(
             Part(
                 styles[one.operator],
-                *percents([one.time_us], full),
+                percent(one.time_us, full),
                 f"{one.operator}: {_time(one.time_us)}, {one.share:.1%}",
             )
             for one in ordered
@@ -71,7 +71,7 @@ def _nodes(kind: str, result: ProfileResult, full: float) -> Panel:
     if others:
         time = sum(node.time_us for node in others)
         share = sum(node.share for node in others)
-        part = Part("rest", *percents([time], full), f"{len(others)} other nodes")
+        part = Part("rest", percent(time, full), f"{len(others)} other nodes")
         bars.append(Bar(label=f"{len(others)} other nodes", parts=(part,), value=_time(time), note=f"{share:.1%}"))
     shown = "in the order in which they run" + (f"; the {len(largest)} largest" if others else "")
     return Panel(
@@ -86,7 +86,7 @@ def _node_bar(kind: str, node: NodeProfile, full: float) -> Bar:
     details = [node.operator, "×".join(map(str, node.output_shape)), f"{node.share:.1%}"]
     details += [] if node.macs is None or node.macs == 0 else [f"{node.macs:,} MACs"]
     details += [] if not node.gflops else [f"{node.gflops:.3g} GFLOP/s"]
-    part = Part(kind, *percents([node.time_us], full), f"{node.name}: {_time(node.time_us)}")
+    part = Part(kind, percent(node.time_us, full), f"{node.name}: {_time(node.time_us)}")
     return Bar(
         label=node.name, parts=(part,), value=_time(node.time_us), note=" · ".join(text for text in details if text)
     )

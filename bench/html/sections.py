@@ -11,7 +11,18 @@ from bench.html.latency import latency_content
 from bench.html.memory import memory_content
 from bench.html.parts import Panel, Section, Tile
 from bench.html.profile import profile_content
-from bench.report import AnyReport, InstructionsReport, LatencyReport, MemoryReport, ProfileReport
+from bench.onnx_file import OnnxFile
+from bench.report import (
+    AnyReport,
+    InstructionsReport,
+    InstructionsResult,
+    LatencyReport,
+    LatencyResult,
+    MemoryReport,
+    MemoryResult,
+    ProfileReport,
+    ProfileResult,
+)
 
 Content = tuple[list[Tile], list[Panel]]
 
@@ -60,9 +71,13 @@ def section(document: Document, number: int) -> Section:
 
 def _models(report: AnyReport | GateReport) -> tuple[tuple[str, str, str], ...]:
     """Kind, file name and beginning of the hash of model and baseline."""
-    found = [("model", report.model), ("baseline", report.baseline)]
-    files = [(kind, getattr(result, "file", result)) for kind, result in found if result is not None]
+    found = (("model", report.model), ("baseline", report.baseline))
+    files = [(kind, _file(result)) for kind, result in found if result is not None]
     return tuple((kind, file.file_name, file.sha256[:12]) for kind, file in files)
+
+
+def _file(result: LatencyResult | MemoryResult | ProfileResult | InstructionsResult | OnnxFile) -> OnnxFile:
+    return result if isinstance(result, OnnxFile) else result.file
 
 
 def facts(report: AnyReport) -> tuple[tuple[str, str], ...]:
