@@ -61,13 +61,11 @@ def main() -> int:
         print(json.dumps(examine(options.child[0], options.child[1], options.child[2])))
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [
-        _row(options, model, case, exporter)
-        for model in options.models
-        for case in options.case
-        for exporter in options.exporter
-    ]
-    page = Page("Exam of surgery on ONNX files", "python experiments/exam_onnx.py", ABOUT)
+    wanted = [(m, c, e) for m in options.models for c in options.case for e in options.exporter]
+    missing = [names for names in wanted if options.table_only and not _path(options, *names).exists()]
+    rows = [_row(options, *names) for names in wanted if names not in missing]
+    about = [ABOUT, *(["Not run: " + ", ".join(f"{m} ({c}, {e})" for m, c, e in missing) + "."] if missing else [])]
+    page = Page("Exam of surgery on ONNX files", "python experiments/exam_onnx.py", *about)
     headings = (
         "model",
         "case",
@@ -95,6 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--exporter", nargs="+", choices=EXPORTERS, default=list(EXPORTERS))
     parser.add_argument("--out", type=Path, default=Path("runs/exam-onnx"))
     parser.add_argument("--again", action="store_true", help="run also what has a row")
+    parser.add_argument("--table-only", action="store_true", help="run nothing; show what has a row")
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -102,7 +101,7 @@ def _options() -> argparse.Namespace:
 
 def _row(options: argparse.Namespace, model: str, case: str, exporter: str) -> dict[str, Any]:
     """A row, from its file or from a process of its own, whose memory is given back."""
-    path = options.out / f"{model}-{case}-{exporter}.json"
+    path = _path(options, model, case, exporter)
     if options.again or not path.exists():
         command = [sys.executable, __file__, "--child", model, case, exporter]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -111,6 +110,11 @@ def _row(options: argparse.Namespace, model: str, case: str, exporter: str) -> d
         path.write_text(done.stdout.splitlines()[-1] + "\n", encoding="utf-8")
     row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return row
+
+
+def _path(options: argparse.Namespace, model: str, case: str, exporter: str) -> Path:
+    folder: Path = options.out
+    return folder / f"{model}-{case}-{exporter}.json"
 
 
 def examine(name: str, case: str, exporter: str) -> dict[str, Any]:

@@ -265,7 +265,7 @@ MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
 """What may lie between two layers, how many channels the second reads, and numbers."""
 
 
-LEFT = {"depth to space": 8, "BatchNorm": 6, "a part": 3, "picked": 4}
+LEFT = {"depth to space": 8, "BatchNorm": 6, "a part": 3}
 """Channels left of the 8 in front, where these are not the 5 that live: four that become one leave together; a shift
 makes the dead ones constants, of which one carries the others; some channels are read by nobody."""
 

@@ -22,7 +22,7 @@ from compress.errors import ModelError
 from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
 from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
 from compress.graph.onnx.opaque import opaque
-from compress.graph.onnx.ops import OPS, Node, Unhandled, made, tensors, torch_dtype
+from compress.graph.onnx.ops import OPS, Node, Unhandled, made, picked, tensors, torch_dtype
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
 
@@ -53,11 +53,17 @@ class Operation(nn.Module):
         self.proto, self.node, self.opsets = proto, node, opsets
         self.op = OPS.get(node.op) if proto.domain in DEFAULT_DOMAINS else None
 
+    def positions(self) -> Tensor | None:
+        """Of a Gather: what it picks, where that is part of the network."""
+        return self._buffers.get("input_1") if self.node.op == "Gather" else None
+
     def forward(self, values: list[Any], outer: dict[str, Any]) -> Any:
         """The results; ``outer`` is what subgraphs read."""
         static = frozenset() if self.op is None else self.op.static
         if self.op is not None and all(i not in static or not isinstance(v, Tensor) for i, v in enumerate(values)):
             with contextlib.suppress(Unhandled):
+                if (positions := self.positions()) is not None and values[1] is positions:
+                    return picked(self.node, values[0], positions)
                 return self.op.run(self.node, *values)
         named = {name: value for name, value in zip(self.proto.input, values, strict=True) if name}
         return opaque(self.proto, named | outer, self.opsets)
@@ -168,9 +174,11 @@ class OnnxNetwork(nn.Module):
         self.file.nodes[path] = proto
 
     def _is_tensor(self, proto: onnx.NodeProto, position: int, name: str) -> bool:
+        if name not in self.file.initializers:
+            return False
         op = OPS.get(proto.op_type) if proto.domain in DEFAULT_DOMAINS else None
-        positions = op is not None and proto.op_type == "Gather" and position == 1
-        return name in self.file.initializers and not positions and (op is None or position not in op.static)
+        is_number = proto.op_type == "Gather" and position == 1 and not self.file.initializers[name].dims
+        return op is None or not (is_number or position in op.static)
 
     def _weight(self, name: str, tensor: Tensor, owner: str, *, flip: bool) -> Tensor:
         """A layer's parameter. Layers that share a weight share it here, and a bias that they share as well.

@@ -466,7 +466,7 @@ def slice_(_node: Node, x: Tensor, starts: Value, ends: Value, axes: Value = Non
 
 
 def gather(node: Node, x: Value, indices: Value) -> Tensor:
-    """Gather along one dimension by positions that are part of the network; a table is looked up by others."""
+    """Gather along one dimension: one position, or those of a table that is looked up by others."""
     axis = node.get("axis", 0)
     (x,) = tensors(x)
     assert isinstance(x, Tensor)
@@ -474,13 +474,18 @@ def gather(node: Node, x: Value, indices: Value) -> Tensor:
         if axis == 0 and x.ndim == 2:
             return F.embedding(indices, x)
         raise Unhandled("positions that depend on the input")
-    positions = np.asarray(indices)
-    size = int(x.shape[axis])
+    positions, size = np.asarray(indices), int(x.shape[axis])
     if positions.ndim == 0:
         return x.select(axis, int(positions) % size)
-    picked = x.index_select(axis, torch.tensor([int(p) % size for p in positions.reshape(-1)], device=x.device))
-    axis %= x.ndim
-    return picked if positions.ndim == 1 else picked.reshape([*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]])
+    return picked(node, x, torch.tensor(positions.tolist(), device=x.device))
+
+
+def picked(node: Node, x: Value, positions: Tensor) -> Tensor:
+    """Gather of positions that are part of the network."""
+    (x,) = tensors(x)
+    index: list[Any] = [slice(None)] * (node.get("axis", 0) % x.ndim)
+    result: Tensor = x[(*index, positions.long())]
+    return result
 
 
 def expand(_node: Node, x: Tensor, shape: Value) -> Tensor:

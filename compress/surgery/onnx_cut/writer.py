@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from compress.errors import ModelError
 from compress.graph.aten.labels import place
+from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION, CONVOLUTION_TRANSPOSED, named
 from compress.graph.aten.trace import base_name
 from compress.graph.onnx import OnnxNetwork
 from compress.graph.onnx.layers import LAYERS
@@ -111,13 +112,13 @@ class Writer:
     def _note_results(self, path: str, proto: onnx.NodeProto) -> None:
         """Which node of the trace is which result of an operation."""
         nodes = self.before[path]
-        several = isinstance(nodes[0].meta.get("val"), (tuple, list)) and base_name(nodes[0]) != "batch_norm"
-        if not several:
+        if not isinstance(nodes[0].meta.get("val"), (tuple, list)):
             self.values[proto.output[0]] = nodes[-1]
             return
-        for node in nodes:
-            if base_name(node) == "getitem" and isinstance(position := node.args[1], int):
-                self.values[proto.output[position]] = node
+        for user in nodes[0].users:
+            position = user.args[1] if base_name(user) == "getitem" else None
+            if isinstance(position, int) and position < len(proto.output):
+                self.values[proto.output[position]] = user
 
     def name(self, path: str, node: fx.Node) -> str:
         """The value of the new file that a node of the cut graph is."""
@@ -366,13 +367,10 @@ class Writer:
                 self.builder.node("Identity", [found], name)
 
 
-LAYER_CALLS = frozenset(
-    ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "batch_norm")
-)
-GROUPS = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), 6),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 6),
-}
+LAYER_CALLS = frozenset((*CONVOLUTION.split(), *CONVOLUTION_TRANSPOSED.split(), "linear", *BATCH_NORM.split()))
+"""Operations that a cut writes as modules where it can."""
+
+GROUPS = named(6, f"{CONVOLUTION} {CONVOLUTION_TRANSPOSED}")
 """Operation -> which argument is the number of groups."""
 
 
@@ -380,9 +378,15 @@ def _by_path(nodes: Iterable[fx.Node]) -> dict[str, list[fx.Node]]:
     found: dict[str, list[fx.Node]] = {}
     for node in nodes:
         computes = node.op in ("call_function", "call_module") and base_name(node) not in RENAMING
-        if computes and node.meta.get("nn_module_stack"):
+        if computes and node.meta.get("nn_module_stack") and not _is_part_of_norm(node):
             found.setdefault(place(node), []).append(node)
     return found
+
+
+def _is_part_of_norm(node: fx.Node) -> bool:
+    """Whether it takes the result of a BatchNorm in the form that returns statistics too; the module returns one."""
+    source = node.args[0] if base_name(node) == "getitem" else None
+    return isinstance(source, fx.Node) and base_name(source) in BATCH_NORM.split()
 
 
 def _op(writer: Writer, node: fx.Node) -> str:
