@@ -299,3 +299,29 @@ def test_one_attention_that_holds_its_number_of_heads_tells_of_all_of_its_class(
     assert refused == ["first"]
     assert result.report.params_after == result.report.params_before
     assert compact_exactly(model, tokens()[0], prefer="smallest").report.params_after < result.report.params_after
+
+
+@pytest.mark.parametrize("laid_out", ["as it is", "as one list"])
+def test_a_table_of_biases_by_position_loses_the_columns_of_its_heads(
+    net, randomise_, kill_, compact_exactly, laid_out
+):
+    """The index may be brought into another shape first, as MaxViT does."""
+    count = 7
+
+    def run(m, x):
+        n = x.shape[0]
+        q, k, v = m.qkv(x).reshape(n, count, 3, HEADS, SIZE).permute(2, 0, 3, 1, 4)
+        index = m.index if laid_out == "as it is" else m.index.view(-1)
+        bias = m.table[index].view(count, count, -1).permute(2, 0, 1).unsqueeze(0)
+        y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
+        return m.head(F.gelu(m.proj(y.transpose(1, 2).reshape(n, count, WIDTH))))
+
+    model = net(run, qkv=nn.Linear(WIDTH, 3 * WIDTH), **layers())
+    model.table = nn.Parameter(torch.randn(2 * count - 1, HEADS))
+    positions = torch.arange(count)
+    model.register_buffer("index", positions[:, None] - positions + count - 1)
+    model = randomise_(model)
+    kill_(model.qkv, [part * WIDTH + row for part in range(3) for row in ROWS], 0.4)
+    result = compact_exactly(model, tokens()[1], prefer="smallest")
+    assert result.report.layers["qkv"].after == 3 * (WIDTH - len(ROWS))
+    assert result.model.state_dict()["table"].shape == (2 * count - 1, HEADS - len(DEAD))

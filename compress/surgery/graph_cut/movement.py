@@ -63,7 +63,7 @@ def index(cutter: Cutter, node: fx.Node) -> Result:
         if isinstance(position, fx.Node):
             parameter = cutter.flow.env[position]
             assert isinstance(parameter, Parameter)  # else the labels are pinned
-            full[position] = cutter.flow.tensors[parameter.name].cpu()
+            full[position] = cutter.flow.tensors[parameter.name].cpu().flatten()[parameter.addresses()]
     return _picks(cutter, node, _tensors(_run(node, (target, arguments), full)), [value])
 
 
