@@ -113,7 +113,8 @@ def one_core_busy() -> Iterator[None]:
     if cores_of_others() > BUSY_CORES[0] / 2:
         yield
         return
-    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    # It ends with this process, however that ends.
+    spinner = subprocess.Popen([sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: pass"])
     try:
         yield
     finally:
