@@ -21,7 +21,7 @@ Rule = Callable[["Writer", str, onnx.NodeProto, fx.Node, str], None]
 
 END = np.iinfo(np.int64).max
 
-SIZED: dict[str, int] = {"Reshape": 1, "Expand": 1, "Split": 1}
+SIZED: dict[str, int] = {"Reshape": 1, "Expand": 1, "Split": 1, "Resize": 3}
 """Operations of the file whose sizes follow the channels -> which input holds them."""
 
 SELF_SIZED = frozenset(("Flatten", "DepthToSpace", "SpaceToDepth"))

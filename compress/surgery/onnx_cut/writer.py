@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from compress.errors import ModelError
 from compress.graph.aten.labels import place
 from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION, CONVOLUTION_TRANSPOSED, named
-from compress.graph.aten.trace import base_name
+from compress.graph.aten.trace import CHECKS, base_name
 from compress.graph.onnx import OnnxNetwork
 from compress.graph.onnx.layers import LAYERS
 from compress.graph.onnx.network import outer_names
@@ -237,6 +237,9 @@ class Writer:
         elif base_name(pairs[-1][0]) in LAYER_CALLS:
             self._parametrise_call(node, pairs[-1][1])
         position = SIZED.get(proto.op_type)
+        if proto.op_type == "Resize":  # by factors, or by sizes, of which one is the number of channels
+            position = position if position in self.statics.get(path, {}) else None
+            differing = _shape(pairs[-1][0]) != self.shapes.of(pairs[-1][1])
         self._freeze(path, proto, node, position)
         if position is not None and (differing or self._follows(path, proto, position)):
             name = resized(self, path, proto, *pairs[-1])
@@ -378,6 +381,7 @@ def _by_path(nodes: Iterable[fx.Node]) -> dict[str, list[fx.Node]]:
     found: dict[str, list[fx.Node]] = {}
     for node in nodes:
         computes = node.op in ("call_function", "call_module") and base_name(node) not in RENAMING
+        computes = computes and not base_name(node).startswith(CHECKS)
         if computes and node.meta.get("nn_module_stack") and not _is_part_of_norm(node):
             found.setdefault(place(node), []).append(node)
     return found
