@@ -401,6 +401,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     words = [arguments.what, *arguments.names, *(["--images", str(arguments.images)] if arguments.images else [])]
+    words += ["--rounds", str(arguments.rounds)] if arguments.what == "speed" else []
     command = f"python experiments/throughput.py {' '.join(words)}"
     page = Page("Images a second in training", command, about(__doc__), environment())
     folders = Folders(arguments.data_dir, arguments.cifar_dir, arguments.scratch)
