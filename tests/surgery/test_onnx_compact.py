@@ -75,11 +75,11 @@ def weights(result: OnnxResult) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer}
 
 
-def agree(path: Path, result: OnnxResult, *shapes: tuple[int, ...]) -> None:
+def agree(path: Path, result: OnnxResult, *shapes: tuple[int, ...], dtype: type = np.float32) -> None:
     """Both files return the same in ONNX Runtime, on inputs of their own."""
     sessions = [onnxruntime.InferenceSession(source) for source in (str(path), result.model.SerializeToString())]
     for shape in shapes or ((1, 3, 8, 8), (3, 3, 8, 8)):
-        x = floats(99, *shape)
+        x = floats(99, *shape) if dtype is np.float32 else np.random.default_rng(99).integers(0, 256, shape, dtype)
         wanted, got = (s.run(None, {"x": x}) for s in sessions)
         for a, b in zip(wanted, got, strict=True):
             assert a.shape == b.shape
@@ -129,6 +129,27 @@ def test_a_padded_reader_keeps_one_channel_that_carries_the_others(build: Build)
     np.testing.assert_allclose(small["w2"], np.stack((w2[:, 0], w2[:, 1] + 0.5 * w2[:, 2], w2[:, 3]), 1), rtol=1e-6)
     assert result.report.layers["Conv_0"].kept == {"constant 0.5, carried for the padded Conv_2": 1}
     agree(path, result)
+
+
+def test_pixels_as_bytes_are_cast_in_the_file(build: Build) -> None:
+    """As ``compress export --with-preprocess`` writes it."""
+
+    def take_bytes(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+    nodes: list[Node] = [
+        ("Cast", ["x"], ["f"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["f", "scale"], ["s"], {}),
+        ("Conv", ["s", "w1"], ["c"], PADDED),
+        ("Relu", ["c"], ["r"], {}),
+        ("Conv", ["r", "w2"], ["y"], PADDED),
+    ]
+    stored = {"w1": without(floats(0, 4, 3, 3, 3), 1, 2), "w2": floats(2, 5, 4, 3, 3), "scale": np.float32([1 / 255])}
+    path = build(nodes, stored, extra=take_bytes)
+    result = compact_onnx(path)
+    assert result.removed == 2
+    assert result.report.max_exact_error is not None
+    agree(path, result, dtype=np.uint8)
 
 
 def test_names_open_sizes_and_metadata_stay(build: Build) -> None:

@@ -25,6 +25,8 @@ from compress.graph.onnx.opaque import opaque
 from compress.graph.onnx.ops import OPS, Node, Unhandled, made, picked, tensors, torch_dtype
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
+CASTS = frozenset(("Cast", "CastLike"))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -80,6 +82,7 @@ class File:
         statics: path -> position of an input -> its value at the last run, of all inputs that are numbers.
         computed: name -> number that was computed without the inputs' values at the last run.
         aliases: name of a result -> name of the input that it is, at the last run.
+        precision: what a cast to float gives in the copy that runs: in double precision it does not leave that.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -93,6 +96,7 @@ class File:
         self.statics: dict[str, dict[int, Array]] = {}
         self.computed: dict[str, Array] = {}
         self.aliases: dict[str, str] = {}
+        self.precision = torch.float32
         self._arrays: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
@@ -226,6 +230,8 @@ class OnnxNetwork(nn.Module):
         self._check(inputs)
         env: dict[str, Any] = dict(zip((value.name for value in self.file.declared), inputs, strict=True))
         self.file.statics, self.file.computed, self.file.aliases = {}, {}, {}
+        double = any(p.dtype == torch.float64 for p in self.parameters())
+        self.file.precision = torch.float64 if double else torch.float32
         for path, proto in self.file.nodes.items():
             results = self._run(path, proto, env)
             env |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
