@@ -75,9 +75,9 @@ def test_digits(tmp_path: Path) -> None:
 
 
 def test_resnet20_on_cifar10_jpeg(tmp_path: Path, cifar10_jpeg: Path) -> None:
-    """Residual additions, 2,000 images, two epochs: the path, not the accuracy."""
+    """Residual additions, 600 images, two epochs: the path, not the accuracy."""
     out = tmp_path / "run"
-    options = ["--data-dir", str(cifar10_jpeg), "--limit", "2000", "--epochs", "2", "--strength", "4"]
+    options = ["--data-dir", str(cifar10_jpeg), "--limit", "600", "--epochs", "2", "--strength", "4"]
     pipeline("resnet20-cifar10jpeg.toml", out, *options, "--set", "penalty.epochs=2")
     check_run(out)
 

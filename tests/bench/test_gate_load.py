@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-RUNS = 20
+RUNS = 8
 KIB = 1 << 10
 
 

@@ -98,7 +98,7 @@ def test_the_worker_is_written_in_python_3_9() -> None:
 
 def test_the_package_knows_neither_torch_nor_its_neighbours() -> None:
     root = WORKER.parent
-    known = {"numpy", "onnxruntime", "scipy", "typer", "rich", "bench"}
+    known = {"numpy", "onnxruntime", "scipy", "typer", "rich", "jinja2", "bench"}
     for path in root.rglob("*.py"):
         assert imported(path) - set(sys.stdlib_module_names) <= known, path
 

@@ -13,6 +13,7 @@ from compress.pruning import Policy, Target, prune_
 from compress.surgery import compact
 
 NETWORKS = {"lenet5": (1, 28), "vgg11": (3, 32), "resnet20": (3, 32), "torchvision:mobilenet_v2": (3, 64)}
+LARGE = ("torchvision:mobilenet_v2",)
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ def removed_share(report, before, after):
 
 
 @pytest.mark.parametrize("target", [Target("macs", 0.5), Target("params", 0.35)], ids=lambda t: t.kind)
-@pytest.mark.parametrize("name", [*NETWORKS, "grouped"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in (*NETWORKS, "grouped")]
+)
 def test_the_compact_network_meets_the_target_within_one_percent(name, target, network):
     model, x = network(name)
     report = prune_(model, (x,), target)

@@ -112,7 +112,7 @@ WEAK = ("penalty.name=group-lasso", "penalty.strength=0.003")
 PULL = (*SQRT_SIZE, "penalty.mode=subgradient")
 
 
-@pytest.mark.parametrize("model", [LENET, RESNET], ids=["lenet5", "resnet8"])
+@pytest.mark.parametrize("model", [LENET, pytest.param(RESNET, marks=pytest.mark.slow)], ids=["lenet5", "resnet8"])
 @pytest.mark.parametrize(
     ("optimizer", "penalty"),
     [(SGD, SQRT_SIZE), (RMSPROP, MACS), (ADAM, WEAK), (SGD, PULL)],
@@ -163,11 +163,11 @@ COMPACTING = (
     ("settings", "stop_after"),
     [
         ((), STEPS_PER_EPOCH + 1),
-        (("optimizer.name=adam", "optimizer.lr=0.001", "penalty.strength=0.003"), STEPS_PER_EPOCH + 3),
+        pytest.param((*ADAM, "penalty.strength=0.003"), STEPS_PER_EPOCH + 3, marks=pytest.mark.slow),
         (("optimizer.name=rmsprop", "optimizer.lr=0.001", "penalty.strength=0.003"), 2 * (STEPS_PER_EPOCH + 1)),
-        ((), 2 * (STEPS_PER_EPOCH + 1) + 2),
+        pytest.param((), 2 * (STEPS_PER_EPOCH + 1) + 2, marks=pytest.mark.slow),
         (("penalty.mode=subgradient",), STEPS_PER_EPOCH + 2),
-        (("average.decay=0.9",), STEPS_PER_EPOCH + 2),
+        pytest.param(("average.decay=0.9",), STEPS_PER_EPOCH + 2, marks=pytest.mark.slow),
         (("average.decay=0.9", "schedule.patience=1", "schedule.epochs=5"), 3 * (STEPS_PER_EPOCH + 1) + 1),
         (("penalty.granularity=weight", "penalty.name=l1", "penalty.strength=0.01"), 3 * STEPS_PER_EPOCH),
     ],
