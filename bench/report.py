@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from bench import codec
 from bench.errors import BenchError
-from bench.files import write_whole
 from bench.onnx_file import OnnxFile
 from bench.protocol import (
     CPU_PROVIDER,
@@ -18,6 +17,7 @@ from bench.protocol import (
     PeriodicSamples,
     ProfileSamples,
 )
+from bench.saved import Saved, read_saved
 from bench.stats import Ratio
 
 
@@ -356,7 +356,7 @@ class MemoryRatios:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Saved):
     """What every report holds.
 
     Attributes:
@@ -374,19 +374,6 @@ class Report:
     settings: Settings
     host: Host
     warnings: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """The document of docs/bench-report.md."""
-        return codec.dumps(self, self.HEADER)
-
-    def save(self, path: Path) -> None:
-        """Write the JSON whole or not at all; raises BenchError."""
-        write_whole(path, self.to_json() + "\n")
-
-    @classmethod
-    def from_json(cls, text: str, source: str = "report") -> Self:
-        """Read this kind of report; raises BenchError naming the fault's place."""
-        return codec.loads(cls, text, cls.HEADER, source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,11 +435,7 @@ def load_report(path: Path) -> AnyReport:
     Raises:
         BenchError: The file cannot be read, or is no report of this version.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from error
-    data = codec.parse(text, Report.HEADER, str(path))
+    data = codec.parse(read_saved(path), Report.HEADER, str(path))
     measure = data.get("measure")
     if measure not in REPORTS:
         raise BenchError(f"{path}: unknown measure {measure!r}; known measures: {', '.join(REPORTS)}")

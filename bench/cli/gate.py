@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli import console, options
-from bench.files import require_writable, write_whole
+from bench.files import write_whole
 from bench.gate import GateReport, gate, load_budget
 from bench.gate.junit import junit_xml
 from bench.gate.limits import UNITS
@@ -42,8 +42,7 @@ def gate_command(
     outputs = {"--junit": junit, "--markdown": markdown_file, "--json": json}
     given = {option: path for option, path in outputs.items() if path is not None}
     for option, path in given.items():
-        require_writable(path)
-        options.refuse_same(path, model, baseline, budget, option=option)
+        options.require_output(path, model, baseline, budget, option=option)
     options.refuse_twice(given)
     limits = load_budget(budget)
     with console.progress_bar("measuring") as progress:

@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
-from bench.files import require_writable
 from bench.measure.instructions import instructions
 from bench.report import InstructionsReport, InstructionsResult
 from bench.targets.qemu.cpus import CPUS
@@ -27,9 +26,7 @@ def instructions_command(
     json: options.Json = None,
 ) -> None:
     """Count the instructions of an inference on an emulated ARM CPU, one thread, and compare its outputs."""
-    if json is not None:
-        require_writable(json)
-        options.refuse_same(json, model, baseline)
+    options.require_output(json, model, baseline)
     with console.progress_bar("counting instructions") as progress:
         report = instructions(
             model,

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from bench.cli import console, options
 from bench.errors import BenchError
-from bench.files import require_writable
 from bench.measure.latency import latency
 from bench.measure.realtime import Deadline
 from bench.report import BatchTimes, LatencyReport, LatencyResult, Realtime
@@ -45,9 +44,7 @@ def latency_command(
     json: options.Json = None,
 ) -> None:
     """Measure inference time, interleaved with a baseline's, with the 95 % interval of their ratio."""
-    if json is not None:
-        require_writable(json)
-        options.refuse_same(json, model, baseline)
+    options.require_output(json, model, baseline)
     with console.progress_bar("measuring latency") as progress:
         report = latency(
             model,

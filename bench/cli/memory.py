@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
-from bench.files import require_writable
 from bench.measure.memory import memory
 from bench.report import MemoryReport, MemoryResult, StaticMemory
 
@@ -30,9 +29,7 @@ def memory_command(
     json: options.Json = None,
 ) -> None:
     """Measure file size and resident memory, each model alone in fresh processes; and what its graph needs at least."""
-    if json is not None:
-        require_writable(json)
-        options.refuse_same(json, model, baseline)
+    options.require_output(json, model, baseline)
     with console.progress_bar("measuring memory") as progress:
         report = memory(
             model,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bench.errors import BenchError
+from bench.files import require_writable
 from bench.targets import TARGETS
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to measure.")]
@@ -75,12 +76,15 @@ def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def refuse_same(output: Path, *inputs: Path | None, option: str = "--json") -> None:
-    """Refuse an output in place of an input.
+def require_output(output: Path | None, *inputs: Path | None, option: str = "--json") -> None:
+    """Refuse an output that cannot be written, or that stands in place of an input; none needs nothing.
 
     Raises:
-        BenchError: ``output``, given with ``option``, is one of the files to read.
+        BenchError: ``output``, given with ``option``, is no place for a file, or is one of the files to read.
     """
+    if output is None:
+        return
+    require_writable(output)
     for path in inputs:
         if path is not None and output.exists() and path.exists() and output.samefile(path):
             what = "the model" if path.suffix == ".onnx" else f"{path}"

@@ -8,7 +8,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cli import console, options
-from bench.files import require_writable
 from bench.measure.profile import profile
 from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult
 
@@ -31,9 +30,7 @@ def profile_command(
     json: options.Json = None,
 ) -> None:
     """Tell the time of each node and operator, as ONNX Runtime runs them, with what they compute for it."""
-    if json is not None:
-        require_writable(json)
-        options.refuse_same(json, model, baseline)
+    options.require_output(json, model, baseline)
     with console.progress_bar("profiling") as progress:
         report = profile(
             model,

@@ -7,7 +7,7 @@ import typer
 
 from bench import codec
 from bench.cli import options
-from bench.files import require_writable, write_whole
+from bench.files import write_whole
 from bench.gate import GateReport, load_gate_report
 from bench.html import Document, page
 from bench.report import load_report
@@ -18,8 +18,7 @@ def report_command(
     html: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")],
 ) -> None:
     """Write reports as one HTML page that needs nothing else: it opens offline, on a phone, in light and dark."""
-    require_writable(html)
-    options.refuse_same(html, *reports, option="--html")
+    options.require_output(html, *reports, option="--html")
     documents = [_document(path) for path in reports]
     write_whole(html, page(documents))
     typer.echo(f"wrote {html}")

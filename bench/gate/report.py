@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from bench import codec
-from bench.errors import BenchError
-from bench.files import write_whole
 from bench.gate.evidence import Measurement
 from bench.onnx_file import OnnxFile
 from bench.report import InstructionsReport, LatencyReport, MemoryReport
+from bench.saved import Saved, read_saved
 
 WITHIN, UNCERTAIN, OVER, NOT_MEASURED = "within", "uncertain", "over", "not measured"
 
@@ -44,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateReport:
+class GateReport(Saved):
     """All checks of a budget on one model.
 
     Attributes:
@@ -85,19 +84,6 @@ class GateReport:
         """The reports there are."""
         return [report for report in (self.latency, self.memory, self.instructions) if report is not None]
 
-    def to_json(self) -> str:
-        """The document of docs/bench-gate.md."""
-        return codec.dumps(self, self.HEADER)
-
-    def save(self, path: Path) -> None:
-        """Write the JSON whole or not at all; raises BenchError."""
-        write_whole(path, self.to_json() + "\n")
-
-    @classmethod
-    def from_json(cls, text: str, source: str = "report") -> Self:
-        """Read `to_json`; raises BenchError naming the fault's place."""
-        return codec.loads(cls, text, cls.HEADER, source)
-
 
 def load_gate_report(path: Path) -> GateReport:
     """Read what `GateReport.save` wrote.
@@ -105,8 +91,4 @@ def load_gate_report(path: Path) -> GateReport:
     Raises:
         BenchError: The file cannot be read, or is no such report of this version.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from error
-    return GateReport.from_json(text, str(path))
+    return GateReport.from_json(read_saved(path), str(path))

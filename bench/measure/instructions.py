@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.measure.parity import local_outputs, outputs_of, require_parity
-from bench.measure.runs import Progress, answers, host_of, now, request_of, require_unchanged
+from bench.measure.runs import Progress, each_alone, host_of, models_of, now, request_of
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import MeasuredModel
 from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Settings
@@ -61,24 +61,19 @@ def instructions(
     )
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
-    requests = [request_of("instructions", (path,), settings) for _ in range(runs) for path in paths]
     here = local_outputs(request_of("outputs", paths, settings), timeout_s)
-    found = list(answers(device, requests, timeout_s, progress))
-    require_unchanged(files, paths)
+    found = each_alone("instructions", paths, files, device, settings, timeout_s, progress)
     results = []
-    for place, file in enumerate(files):
-        own = found[place :: len(paths)]
-        parities = [
-            require_parity(Path(paths[place]), here[place], outputs_of(answer)[0], device, tolerance) for answer in own
-        ]
+    for path, file, outputs, own in zip(paths, files, here, found, strict=True):
+        parities = [require_parity(Path(path), outputs, outputs_of(answer)[0], device, tolerance) for answer in own]
         parity = max(parities, key=lambda each: each.max_abs_error)
-        results.append(_result(file, [measured for answer in own for measured in answer.models], parity))
+        results.append(_result(file, models_of(own), parity))
     return InstructionsReport(
         measure="instructions",
         created=now(),
         device=device,
         settings=settings,
-        host=host_of(found[0]),
+        host=host_of(found[0][0]),
         warnings=_warnings(results, paths, device, settings),
         model=results[0],
         baseline=results[1] if baseline is not None else None,

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.measure.activations import static_memory
-from bench.measure.runs import Progress, answers, fallen_back, host_of, now, request_of, require_unchanged
+from bench.measure.runs import Progress, each_alone, fallen_back, host_of, models_of, now
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import CPU_PROVIDER, MeasuredModel
 from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings, StaticMemory
@@ -70,12 +70,8 @@ def memory(
     )
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
-    requests = [request_of("memory", (path,), settings) for _ in range(repeats) for path in paths]
-    found = list(answers(device, requests, timeout_s, progress, tolerance))
-    require_unchanged(files, paths)
-    by_model = [
-        [measured for answer in found[place :: len(paths)] for measured in answer.models] for place in range(len(paths))
-    ]
+    found = each_alone("memory", paths, files, device, settings, timeout_s, progress, tolerance)
+    by_model = [models_of(own) for own in found]
     settings = replace(settings, provider=by_model[0][0].provider)
     static = [static_memory(Path(path), settings, timeout_s) for path in paths]
     results = [_result(*each) for each in zip(files, by_model, static, strict=True)]
@@ -84,7 +80,7 @@ def memory(
         created=now(),
         device=device,
         settings=settings,
-        host=host_of(found[0]),
+        host=host_of(found[0][0]),
         warnings=(*caveats(device), *_warnings(results, settings), *fallen_back(zip(files, by_model, strict=True))),
         model=results[0],
         baseline=results[1] if baseline is not None else None,

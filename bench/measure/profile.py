@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.macs import contracts, macs
-from bench.measure.runs import Progress, answers, fallen_back, host_doubts, host_of, now, request_of, require_unchanged
+from bench.measure.runs import Progress, each_alone, fallen_back, host_doubts, host_of, models_of, now
 from bench.measure.values import computing, values_of
 from bench.onnx_file import OnnxFile, describe
 from bench.onnx_graph import Graph, Node, parse_graph, read_graph
@@ -84,13 +84,8 @@ def profile(
     )
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
-    requests = [request_of("profile", (path,), settings) for _ in range(runs) for path in paths]
-    found = list(answers(device, requests, timeout_s, progress, tolerance))
-    host = host_of(found[0])
-    require_unchanged(files, paths)
-    by_model = [
-        [measured for answer in found[place :: len(paths)] for measured in answer.models] for place in range(len(paths))
-    ]
+    found = each_alone("profile", paths, files, device, settings, timeout_s, progress, tolerance)
+    host, by_model = host_of(found[0][0]), [models_of(own) for own in found]
     settings = replace(settings, provider=by_model[0][0].provider)
     works = [work_of(Path(path), settings, timeout_s) for path in paths]
     results = [_result(*each) for each in zip(files, by_model, works, strict=True)]

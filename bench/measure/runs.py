@@ -73,6 +73,32 @@ def answers(
                 progress(done + 1, total)
 
 
+def each_alone(
+    measure: str,
+    models: Sequence[str],
+    files: Sequence[OnnxFile],
+    device: str,
+    settings: Settings,
+    timeout_s: float,
+    progress: Progress | None,
+    tolerance: float | None = None,
+) -> list[list[Answer]]:
+    """Run each model alone in ``settings.runs`` processes, the models in turns; the answers of each model's processes.
+
+    Raises:
+        BenchError: See `answers`; or a model is no longer the one of `files`.
+    """
+    requests = [request_of(measure, (path,), settings) for _ in range(settings.runs) for path in models]
+    found = list(answers(device, requests, timeout_s, progress, tolerance))
+    require_unchanged(files, models)
+    return [found[place :: len(models)] for place in range(len(models))]
+
+
+def models_of(answers: Iterable[Answer]) -> list[MeasuredModel]:
+    """What the processes found out, one after the other."""
+    return [measured for answer in answers for measured in answer.models]
+
+
 def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:
     """Refuse figures of which nobody can say which file they belong to.
 

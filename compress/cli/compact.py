@@ -88,8 +88,7 @@ def _print(file: Path, out: Path, result: OnnxResult) -> None:
 
 
 def _summary(result: OnnxResult) -> Table:
-    from rich import box
-    from rich.table import Table
+    from compress.cli.tables import pairs_table
 
     report = result.report
     sizes = ", ".join("x".join(map(str, a.input_shapes[0])) for a in report.agreements if a.dtype != "float64")
@@ -101,9 +100,4 @@ def _summary(result: OnnxResult) -> Table:
         "largest difference in ONNX Runtime": f"{report.max_relative_error:.1e} of the largest output, at {sizes}",
         "in float64": "not compared" if report.max_exact_error is None else f"{report.max_exact_error:.1e}",
     }
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return pairs_table(rows)

@@ -109,8 +109,7 @@ def read_target(given: dict[str, float | str | None]) -> Target:
 
 def prune_table(summary: dict[str, Any]) -> Table:
     """What was asked for and reached, and the validation accuracy after each act."""
-    from rich import box
-    from rich.table import Table
+    from compress.cli.tables import pairs_table
 
     told = summary["origin"]["prune"]
     report, target = told["report"], told["target"]
@@ -124,12 +123,7 @@ def prune_table(summary: dict[str, Any]) -> Table:
     }
     if report["fixed"]:
         rows["groups that could not be chosen"] = f"{report['fixed']:,}"
-    table = Table(title=f"pruned by {told['criterion']}; accuracy on validation", box=box.SIMPLE, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return pairs_table(rows, f"pruned by {told['criterion']}; accuracy on validation")
 
 
 def _share(after: int, before: int) -> str:

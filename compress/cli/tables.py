@@ -52,6 +52,16 @@ def rounds_table(summaries: list[dict[str, Any]]) -> Table:
     return table
 
 
+def pairs_table(rows: dict[str, str], title: str | None = None) -> Table:
+    """Names and what is told of each, a line each."""
+    table = Table(title=title, box=box.SIMPLE, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 

@@ -1,5 +1,6 @@
 """Tiny ONNX models of known cost, built when the tests run."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.cli import main
 from bench.gate import Budget, GateReport, gate
 from bench.gate.evidence import Measurement
 
@@ -24,6 +26,19 @@ def save(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(path))
     return path
+
+
+@pytest.fixture
+def bench_command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``bench_command(*words)``: run the console script's function; gives its exit code."""
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0)
+
+    return run
 
 
 @pytest.fixture(scope="session")

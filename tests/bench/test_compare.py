@@ -1,11 +1,9 @@
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.cli import main
 from bench.compare import Named, compare
 from bench.errors import BenchError
 from bench.gate import GateReport
@@ -131,22 +129,15 @@ def test_memory_of_few_processes_has_a_ratio_without_an_interval(weighed: Memory
     assert row.value == weighed.model.memory.peak_over_bare_bytes
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
-
-
-def test_the_command_prints_a_table_or_refuses(timed, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_prints_a_table_or_refuses(timed, tmp_path: Path, bench_command, capsys) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
     for path, report in zip(paths, (timed, timed, replace(timed, device="ssh://pi")), strict=True):
         report.save(path)
-    assert call(monkeypatch, "compare", *paths[:2]) == 0
+    assert bench_command("compare", *paths[:2]) == 0
     printed = capsys.readouterr()
     assert "1.000 (through the baseline)" in printed.out
     assert "note: the sessions were not interleaved" in printed.err
-    assert call(monkeypatch, "compare", *paths) == 2
+    assert bench_command("compare", *paths) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (

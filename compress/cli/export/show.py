@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from compress.cli.tables import pairs_table
+
 if TYPE_CHECKING:
     from compress.cli.export.options import Options
     from compress.cli.export.variants import Variant
@@ -32,12 +34,7 @@ def report_table(report: ExportReport, options: Options, run: Run | None) -> Tab
     if report.ort is not None:
         rows["ORT format"] = f"{report.path.with_name(report.ort.name)}, {len(report.ort.content):,} bytes"
         rows["operators"] = str(report.path.with_name(report.ort.operators_name))
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return pairs_table(rows)
 
 
 def variant_table(variant: Variant, report: ExportReport) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import COMMANDS, build_app, main
+from bench.cli import COMMANDS, build_app
 from bench.cli.options import parse_shapes
 from bench.errors import BenchError
 from bench.report import load_report
@@ -14,18 +14,10 @@ from bench.report import load_report
 QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the console script's function; gives its exit code."""
-    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
-
-
-def test_latency_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_latency_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, dense = make_convs("small.onnx"), make_convs("dense.onnx", width=16, depth=4, size=16)
     out = tmp_path / "report.json"
-    assert call(monkeypatch, "latency", model, "--baseline", dense, "--json", out, *QUICK) == 0
+    assert bench_command("latency", model, "--baseline", dense, "--json", out, *QUICK) == 0
     report = load_report(out)
     printed = capsys.readouterr().out
     data = json.loads(out.read_text())
@@ -37,15 +29,15 @@ def test_latency_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path
     assert f"{report.ratio.value:.3f} [{report.ratio.low:.3f}, {report.ratio.high:.3f}]" in printed
 
 
-def test_memory_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_memory_prints_a_table_and_writes_the_report(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     out = tmp_path / "report.json"
-    assert call(monkeypatch, "memory", make_convs("a.onnx"), "--repeats", 1, "--json", out) == 0
+    assert bench_command("memory", make_convs("a.onnx"), "--repeats", 1, "--json", out) == 0
     report = load_report(out)
     assert report.measure == "memory"
     assert f"{report.model.file.file_bytes:,}" in capsys.readouterr().out
 
 
-def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, out = make_convs("a.onnx"), tmp_path / "report.json"
     corrupt = tmp_path / "corrupt.onnx"
     corrupt.write_bytes(b"\0" * 100)
@@ -62,7 +54,7 @@ def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, mo
         ("memory", model, "--repeats", 0): "bench: repeats is 0, expected at least 1\n",
     }
     for words, message in bad.items():
-        assert call(monkeypatch, *words, "--json", out) == 2, words
+        assert bench_command(*words, "--json", out) == 2, words
         printed = capsys.readouterr()
         assert printed.out == ""
         assert printed.err.startswith("bench: ")
@@ -72,18 +64,20 @@ def test_bad_input_is_one_message_and_exit_code_2(make_convs, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["corrupt.onnx"]
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_measuring(make_convs, tmp_path, monkeypatch, capsys) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_measuring(
+    make_convs, tmp_path, bench_command, capsys
+) -> None:
     model = make_convs("a.onnx")
-    assert call(monkeypatch, "latency", model, "--json", tmp_path / "none" / "a.json") == 2
+    assert bench_command("latency", model, "--json", tmp_path / "none" / "a.json") == 2
     assert "does not exist; make it first" in capsys.readouterr().err
-    assert call(monkeypatch, "memory", model, "--json", tmp_path) == 2
+    assert bench_command("memory", model, "--json", tmp_path) == 2
     assert "is a folder" in capsys.readouterr().err
 
 
-def test_a_failure_leaves_the_older_report(make_convs, tmp_path: Path, monkeypatch) -> None:
+def test_a_failure_leaves_the_older_report(make_convs, tmp_path: Path, bench_command) -> None:
     out = tmp_path / "report.json"
     out.write_text("older")
-    assert call(monkeypatch, "latency", tmp_path / "none.onnx", "--json", out) == 2
+    assert bench_command("latency", tmp_path / "none.onnx", "--json", out) == 2
     assert out.read_text() == "older"
 
 
@@ -94,8 +88,8 @@ def test_help_ends_with_commands_to_paste(name: str) -> None:
     assert result.output.rstrip().splitlines()[-1].strip().startswith(f"bench {name} ")
 
 
-def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys) -> None:
-    assert call(monkeypatch, "latency", "a.onnx", "--speed", "1") == 2
+def test_an_unknown_option_is_exit_code_2(bench_command, capsys) -> None:
+    assert bench_command("latency", "a.onnx", "--speed", "1") == 2
     assert "No such option" in capsys.readouterr().err
 
 
@@ -124,10 +118,10 @@ def test_shapes_are_parsed() -> None:
             parse_shapes(words)
 
 
-def test_a_report_does_not_overwrite_the_model(make_convs, monkeypatch, capsys):
+def test_a_report_does_not_overwrite_the_model(make_convs, bench_command, capsys):
     model = make_convs("a.onnx")
     before = model.read_bytes()
-    assert call(monkeypatch, "latency", model, "--json", model) == 2
-    assert call(monkeypatch, "memory", model, "--json", model) == 2
+    assert bench_command("latency", model, "--json", model) == 2
+    assert bench_command("memory", model, "--json", model) == 2
     assert "would overwrite the model" in capsys.readouterr().err
     assert model.read_bytes() == before

@@ -1,25 +1,13 @@
 """What the measuring subcommands print beyond their main table."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
-from bench.cli import main
 from bench.report import load_report
 
 QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the console script's function; gives its exit code."""
-    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
-
-
-def test_latency_tells_cold_starts_throughput_and_frames(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_latency_tells_cold_starts_throughput_and_frames(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, dense = make_convs("small.onnx"), make_convs("dense.onnx", width=8, depth=2)
     out = tmp_path / "report.json"
     more = (
@@ -36,7 +24,7 @@ def test_latency_tells_cold_starts_throughput_and_frames(make_convs, tmp_path: P
         "--json",
         out,
     )
-    assert call(monkeypatch, "latency", model, "--baseline", dense, *QUICK, *more) == 0
+    assert bench_command("latency", model, "--baseline", dense, *QUICK, *more) == 0
     report = load_report(out)
     printed = " ".join(capsys.readouterr().out.split())
     times = report.model.latency
@@ -53,19 +41,19 @@ def test_latency_tells_cold_starts_throughput_and_frames(make_convs, tmp_path: P
     assert (report.realtime.model.frames, report.realtime.baseline.frames) == (9, 9)
 
 
-def test_memory_tells_what_the_graph_needs(make_convs, monkeypatch, capsys) -> None:
-    assert call(monkeypatch, "memory", make_convs("a.onnx", width=16, size=8, depth=2), "--repeats", 1) == 0
+def test_memory_tells_what_the_graph_needs(make_convs, bench_command, capsys) -> None:
+    assert bench_command("memory", make_convs("a.onnx", width=16, size=8, depth=2), "--repeats", 1) == 0
     printed = capsys.readouterr().out
     weights, peak = 4 * 9 * 16 * (1 + 16), 2 * 16 * 8 * 8 * 4
     (line,) = (line for line in printed.splitlines() if "exact" in line)
     assert line.split() == ["model", f"{weights:,}", f"{peak:,}", "exact", f"{peak:,}"]
 
 
-def test_profile_prints_nodes_and_operators(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_profile_prints_nodes_and_operators(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, dense = make_convs("small.onnx", depth=3), make_convs("dense.onnx", depth=3, width=16)
     out = tmp_path / "report.json"
     words = ("--runs", 1, "--samples", 5, "--top", 2, "--json", out)
-    assert call(monkeypatch, "profile", model, "--baseline", dense, *words) == 0
+    assert bench_command("profile", model, "--baseline", dense, *words) == 0
     figures = load_report(out).model.profile
     printed = capsys.readouterr().out
     assert f"the 2 longest of {len(figures.nodes)} nodes" in printed
@@ -76,7 +64,7 @@ def test_profile_prints_nodes_and_operators(make_convs, tmp_path: Path, monkeypa
     assert figures.macs == 8 * 8 * 9 * (4 + 4 * 4 + 4 * 4)
 
 
-def test_what_cannot_be_measured_is_refused_in_one_line(make_convs, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_what_cannot_be_measured_is_refused_in_one_line(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, out = make_convs("a.onnx"), tmp_path / "report.json"
     refused = {
         ("latency", "--period-ms", 33): "--period-ms needs --deadline-ms",
@@ -91,7 +79,7 @@ def test_what_cannot_be_measured_is_refused_in_one_line(make_convs, tmp_path: Pa
         ("profile", "--runs", 0): "runs is 0, expected at least 1",
     }
     for (measure, *words), message in refused.items():
-        assert call(monkeypatch, measure, model, *words, "--json", out) == 2, words
+        assert bench_command(measure, model, *words, "--json", out) == 2, words
         printed = capsys.readouterr()
         assert printed.out == ""
         assert message in printed.err

@@ -1,12 +1,8 @@
 import re
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
-from bench.cli import main
 from bench.html import Document, page
 
 VOID = {"meta", "line", "rect", "circle", "path"}
@@ -111,19 +107,12 @@ def test_equal_samples_have_a_page(documents: list[Document]) -> None:
     assert "NaN" not in page([Document("a", replace(alone, throughput=(), realtime=None))])
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    return int(exit_.value.code or 0)
-
-
-def test_the_command_writes_the_page_whole_or_not_at_all(documents, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_writes_the_page_whole_or_not_at_all(documents, tmp_path: Path, bench_command, capsys) -> None:
     paths = [tmp_path / document.name for document in documents]
     for path, document in zip(paths, documents, strict=True):
         document.report.save(path)
     out = tmp_path / "page.html"
-    assert call(monkeypatch, "report", *paths, "--html", out) == 0
+    assert bench_command("report", *paths, "--html", out) == 0
     assert out.read_text(encoding="utf-8") == page(documents)
     rubbish = tmp_path / "rubbish.json"
     rubbish.write_text('{"format": "else"}')
@@ -135,6 +124,6 @@ def test_the_command_writes_the_page_whole_or_not_at_all(documents, tmp_path: Pa
     capsys.readouterr()
     for words, message in bad.items():
         target = () if "--html" in words else ("--html", out)
-        assert call(monkeypatch, "report", *words, *target) == 2
+        assert bench_command("report", *words, *target) == 2
         assert message in capsys.readouterr().err
     assert out.read_text(encoding="utf-8") == page(documents)
