@@ -21,6 +21,7 @@ from compress.train.budget import Landing
 from compress.train.config import Config
 from compress.train.evaluate import evaluate, max_abs_difference
 from compress.train.inputs import Inputs
+from compress.train.interrupt import interrupts_kept
 from compress.train.rundir import (
     MASKED,
     MODEL,
@@ -82,7 +83,17 @@ def finish(
     Raises:
         ModelError: The network returns the same for every image; masked weights are saved.
         VerificationError: The compact network computes something else on real images; masked weights are saved.
+        KeyboardInterrupt: Ctrl-C; there is no summary then, and the end is computed anew when the run goes on.
     """
+    with interrupts_kept():
+        summary = _end(config, data, inputs, trained, directory, origin)
+    write_json(directory / SUMMARY, summary)
+
+
+def _end(
+    config: Config, data: Data, inputs: Inputs, trained: Trained, directory: Path, origin: Origin | None
+) -> dict[str, Any]:
+    """Write weights and plan; the summary."""
     save_weights(trained.masked, directory / MASKED)
     trained.masked.eval()
     example, _ = inputs.plain(data.validation, torch.arange(1))
@@ -103,7 +114,7 @@ def finish(
     report = result.report.to_dict()
     masked_bytes = (directory / MASKED).stat().st_size
     file = model_file(config)
-    summary: dict[str, Any] = {
+    return {
         "format": SUMMARY_FORMAT,
         "model": config.model.name,
         "dataset": config.data.name,
@@ -137,7 +148,6 @@ def finish(
         "masked_hash": file_hash(directory / MASKED),
         "model_file_hash": None if file is None else file_hash(file),
     }
-    write_json(directory / SUMMARY, summary)
 
 
 def _nothing_left(error: ConstantOutputError, config: Config) -> str:

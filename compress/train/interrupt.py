@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -53,3 +54,33 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """While entered, Ctrl-C acts at once as ever, and again at the end if somebody swallowed it.
+
+    Torch's C++ code clears Python errors here and there, a KeyboardInterrupt that was raised meanwhile with them.
+    Outside the main thread, or where SIGINT has a handler of its own, it does nothing.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed meanwhile, and what was entered went on nevertheless.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or former is not signal.default_int_handler:
+        yield
+        return
+    heard = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if heard:
+        raise KeyboardInterrupt
