@@ -34,7 +34,8 @@ GROWTH_LIMIT = 1024.0
 """Bytes a run, by the fitted line: a report of these runs is larger, and one that is kept would show."""
 
 MEASURE = "[measure]\nruns = 6\nsamples = 6\nmin_seconds = 0\nmemory_runs = 1\ntimeout_s = 36000\n"
-LIMITS = "[file]\nbytes = 1e12\n[memory]\npeak_bytes = 1e12\nactivation_bytes = 1e12\n"
+FILE = "[file]\nbytes = 1e12\n"
+MEMORY = "[memory]\npeak_bytes = 1e12\nactivation_bytes = 1e12\n"
 LATENCY = "[latency]\nratio = 1e3\np99_ms = 1e6\n"
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -63,14 +64,14 @@ def children() -> int:
     return sum(len(task.read_text().split()) for task in Path("/proc/self/task").glob("*/children"))
 
 
-def gate_once(model: Path, baseline: Path, folder: Path, *, latency: bool) -> None:
+def gate_once(model: Path, baseline: Path, folder: Path, *, latency: bool, memory: bool = True) -> None:
     """The command, from words to files.
 
     Raises:
         RuntimeError: It ended with another code than 0.
     """
     budget = folder / "budget.toml"
-    budget.write_text(MEASURE + LIMITS + (LATENCY if latency else ""))
+    budget.write_text(MEASURE + FILE + (MEMORY if memory else "") + (LATENCY if latency else ""))
     sys.argv = ["bench", "gate", str(model), "--budget", str(budget)]
     sys.argv += ["--baseline", str(baseline)] if latency else []
     for option, name in (("--junit", "gate.xml"), ("--markdown", "gate.md"), ("--json", "gate.json")):
@@ -90,8 +91,10 @@ RUNTIME_FILES = {".ses"}
 EXPECTED = {"budget.toml", "gate.xml", "gate.md", "gate.json"}
 
 
-def gate_often(model: Path, baseline: Path, runs: int, latency_every: int = LATENCY_EVERY) -> Iterator[State]:
-    """Gate `runs` times, the first with latency, and look round after each."""
+def gate_often(
+    model: Path, baseline: Path, runs: int, latency_every: int = LATENCY_EVERY, memory_every: int = 1
+) -> Iterator[State]:
+    """Gate `runs` times, the first with all measures, and look round after each."""
     start, own = time.monotonic(), children()  # a runner of tests may have some
     with tempfile.TemporaryDirectory() as root:
         temporary, reports = Path(root, "tmp"), Path(root, "reports")
@@ -101,7 +104,13 @@ def gate_often(model: Path, baseline: Path, runs: int, latency_every: int = LATE
         tempfile.tempdir = None  # it is looked up anew
         try:
             for run in range(1, runs + 1):
-                gate_once(model, baseline, reports, latency=run % latency_every == 1)
+                gate_once(
+                    model,
+                    baseline,
+                    reports,
+                    latency=(run - 1) % latency_every == 0,
+                    memory=(run - 1) % memory_every == 0,
+                )
                 gc.collect()
                 yield State(
                     run=run,

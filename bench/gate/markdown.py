@@ -46,7 +46,7 @@ def _footer(report: GateReport) -> str:
     parts = [f"budget {_escaped(report.budget)}", f"device {_escaped(report.device)}"]
     if report.baseline is not None:
         parts.append(f"baseline {_escaped(report.baseline.file_name)}")
-    parts += [_host(measured.host, report.measure.threads) for measured in report.measurements()[:1]]
+    parts += [_host(measured.host, measured.settings.threads) for measured in report.measurements()[:1]]
     return " · ".join([*parts, f"{report.seconds:.0f} s", report.created])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-RUNS = 8
+RUNS, MEMORY_EVERY = 8, 4
 KIB = 1 << 10
 
 
@@ -16,7 +16,7 @@ def test_runs_of_the_gate_leave_no_process_no_file_and_no_memory(make_convs, mon
     monkeypatch.setattr(sys, "argv", ["bench"])
     load = importlib.import_module("gate_load")
     model = make_convs("small.onnx")
-    states = list(load.gate_often(model, model, RUNS))
+    states = list(load.gate_often(model, model, RUNS, memory_every=MEMORY_EVERY))
     assert [state.run for state in states] == list(range(1, RUNS + 1))
     assert {(state.children, state.temporary_files, state.other_files) for state in states} == {(0, 0, 0)}
     assert states[-1].open_files == states[0].open_files

@@ -39,6 +39,9 @@ def test_a_much_larger_model_is_slower_and_the_report_says_all(report: LatencyRe
     assert report.model.latency.min_ms > report.baseline.latency.min_ms
     for ours, theirs in zip(report.model.latency.runs, report.baseline.latency.runs, strict=True):
         assert len(ours.samples_ns) == len(theirs.samples_ns) >= 10
+        assert ours.loaded_first is not theirs.loaded_first
+        assert min(ours.load_ns, ours.first_inference_ns, theirs.load_ns, theirs.first_inference_ns) > 0
+    assert report.model.latency.cold_starts == report.baseline.latency.cold_starts == 3
     assert report.host.emulated is False
     assert report.settings.threads == 1
 

@@ -12,6 +12,7 @@ from bench import targets
 from bench.errors import BenchError
 from bench.measure.latency import latency
 from bench.measure.parity import arithmetic_of, local_outputs, require_parity
+from bench.measure.runs import answers
 from bench.protocol import Output, Request
 from bench.targets.launch import WORKER
 from bench.targets.local import LocalTarget
@@ -143,18 +144,17 @@ def target(tmp_path: Path, change: str) -> Callable[[str], LocalTarget]:
 
 def test_a_device_that_computes_something_else_is_not_measured(make_convs, tmp_path: Path, monkeypatch) -> None:
     small, other = make_convs("small.onnx"), make_convs("other.onnx", width=8)
+    request = replace(REQUEST, models=(str(small), str(other)))
     monkeypatch.setitem(targets.TARGETS, "right", target(tmp_path, ""))
-    report = latency(small, other, device="right", runs=6, samples=6, min_seconds=0.0)
-    assert report.device == "right"
+    assert len(list(answers("right", [request], 60.0, None))) == 1
     (tmp_path / "wrong").mkdir()
     # The second model alone is wrong there.
     change = "values = [value + 1 if value.shape[1] == 8 else value for value in values]"
     monkeypatch.setitem(targets.TARGETS, "wrong", target(tmp_path / "wrong", change))
-    with pytest.raises(
-        BenchError, match=r"other.onnx computes something else on wrong than on this machine: output y0"
-    ):
-        latency(small, other, device="wrong", runs=6, samples=6, min_seconds=0.0)
-    assert latency(small, other, device="wrong", runs=6, samples=6, min_seconds=0.0, tolerance=2.0).device == "wrong"
+    refusal = r"other.onnx computes something else on wrong than on this machine: output y0 .*\(0\.01 of the largest"
+    with pytest.raises(BenchError, match=refusal):
+        latency(small, other, device="wrong", runs=6, samples=6, min_seconds=0.0, tolerance=0.01)
+    assert len(list(answers("wrong", [request], 60.0, None, tolerance=2.0))) == 1
 
 
 def test_a_model_that_does_not_run_here_cannot_be_compared(make_convs) -> None:

@@ -31,20 +31,6 @@ def test_the_rate_is_that_of_the_mean_time() -> None:
     assert found.ratio.value == pytest.approx(0.25)
 
 
-def test_every_batch_size_is_measured_and_the_first_is_the_reports(make_convs) -> None:
-    report = latency(
-        make_convs("a.onnx"), make_convs("b.onnx", depth=2), runs=6, samples=12, min_seconds=0.0, batches=(2, 5)
-    )
-    assert [row.batch for row in report.throughput] == [2, 5]
-    assert report.settings.batch == 2
-    assert report.model.inputs[0].shape[0] == 2
-    assert report.throughput[0].model.runs == report.model.latency.runs
-    for row in report.throughput:
-        assert row.baseline is not None
-        assert row.model.images_per_second_low <= row.model.images_per_second <= row.model.images_per_second_high
-        assert sum(len(run.samples_ns) for run in row.model.runs) == 12
-
-
 def test_batches_that_make_no_sense_are_refused(make_convs) -> None:
     model = make_convs("a.onnx")
     with pytest.raises(BenchError, match="batch is 2 and batches are 1,4: give one of them"):

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import load_report
 from bench.errors import BenchError
-from bench.measure.instructions import instructions
+from bench.gate import Budget, gate, load_gate_report
+from bench.gate.evidence import Evidence, facts_of
+from bench.gate.judge import check
 from bench.protocol import Request
 from bench.targets import find_target
 from bench.targets.qemu.cpus import CPUS, find_cpu
 from bench.targets.qemu.space import ENVIRONMENT, Space, default_space
 from bench.targets.qemu.target import REFUSALS, QemuTarget
+from tests.bench.conftest import QUICK
 
 REQUEST = Request(
     measure="instructions",
@@ -86,10 +88,30 @@ def test_cpuinfo_lists_what_qemu_tells_the_guest(name: str) -> None:
     assert set(CPUS[name].features) == {flag for place, flag in enumerate(HWCAP) if bits >> place & 1}
 
 
+BUDGET = """
+[instructions]
+per_inference = 1_000_000_000
+[file]
+bytes = 1_000_000
+[measure]
+threads = 3  # of times; instructions are counted on one
+instruction_runs = 2
+instruction_samples = 4
+"""
+
+
 @needs_space
-def test_counts_repeat_in_another_process_and_outputs_agree(make_convs, tmp_path: Path) -> None:
+def test_the_gate_counts_what_repeats_in_another_process_and_outputs_agree(
+    make_convs, tmp_path: Path, bench_command
+) -> None:
     path = make_convs("with, comma.onnx", width=8, depth=2, size=16)
-    report = instructions(path, device="arm64:a76", runs=2, samples=4)
+    budget, out, summary = tmp_path / "budget.toml", tmp_path / "gate.json", tmp_path / "gate.md"
+    budget.write_text(BUDGET)
+    words = ("--budget", budget, "--device", "arm64:a76", "--json", out, "--markdown", summary)
+    assert bench_command("gate", path, *words) == 0
+    gated = load_gate_report(out)
+    report = gated.instructions
+    assert report is not None
     assert report.host.emulated
     assert (report.host.cpu_model, report.host.architecture) == ("Cortex-A76", "aarch64")
     assert report.host.isa == ("asimd", "asimdhp", "asimddp")
@@ -98,7 +120,21 @@ def test_counts_repeat_in_another_process_and_outputs_agree(make_convs, tmp_path
     assert len(first) == len(second) == 2
     assert figures.spread <= 0.01
     # 16x16 pixels, 8 channels out, 9 of them and 72 multiplications each: at most 4 float32 in an instruction.
-    assert figures.per_inference > 16 * 16 * 8 * (9 + 72) / 4
+    least = 16 * 16 * 8 * (9 + 72) / 4
+    assert figures.per_inference > least
     assert report.model.parity.max_abs_error <= 1e-5 * report.model.parity.largest_value
-    report.save(tmp_path / "report.json")
-    assert load_report(tmp_path / "report.json") == report
+    counted, size = gated.checks
+    assert (counted.low, counted.value, counted.high) == (figures.low, figures.per_inference, figures.high)
+    assert (counted.verdict, size.verdict) == ("within", "within")
+    assert "Cortex-A76, aarch64, emulated, 1 of " in summary.read_text()
+    evidence = Evidence(model=facts_of(path), baseline=None, latency=None, memory=None, instructions=report)
+    assert check("instructions.per_inference", least, evidence).verdict == "over"
+
+
+@needs_space
+def test_the_gate_takes_no_emulated_seconds_for_latency(make_convs) -> None:
+    budget = Budget(name="b.toml", limits={"latency.p50_ms": 1e9, "memory.peak_bytes": 1e12}, measure=QUICK)
+    report = gate(make_convs("a.onnx"), budget, device="arm64")
+    assert report.exit_code == 2
+    for one, measure in zip(report.checks, ("latency", "memory"), strict=True):
+        assert f"--device arm64 cannot measure {measure}: " in one.reason
