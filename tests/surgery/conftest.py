@@ -109,7 +109,7 @@ def net() -> type[Net]:
     return Net
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def randomise_() -> Callable[..., nn.Module]:
     return _randomise_
 
@@ -119,7 +119,7 @@ def kill_() -> Callable[..., nn.Module]:
     return _kill_
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kill_free_() -> Callable[..., dict[str, Tensor]]:
     return _kill_free_
 
