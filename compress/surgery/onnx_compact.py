@@ -21,7 +21,7 @@ from compress.errors import ModelError, VerificationError
 from compress.files import write_atomic
 from compress.graph import ChannelGraph
 from compress.graph.onnx import PROTOBUF_LIMIT, OnnxNetwork, fold_constants, read_model
-from compress.graph.onnx.network import input_dtype
+from compress.graph.onnx.network import fixed_size, input_dtype
 from compress.graph.onnx.opaque import NAMESPACE
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.apply import fold_
@@ -39,6 +39,9 @@ DEFAULT_SIDE = 224
 
 SIZES_WATCHED = 3
 """Further sizes at which the numbers are looked at that the file computes from shapes."""
+
+NAMED = 3
+"""How many of the inputs that became constants are told by name: old files list every weight."""
 
 OWN = "compress."
 """What our entries in the metadata begin with; all others are the original's."""
@@ -217,8 +220,8 @@ class _Task:
         model.CopyFrom(self.small if removed else self.original)
         seconds = self.watch.seconds()
         report = report_of(self.network, cut, agreements, seconds, form="onnx")
-        report = dataclasses.replace(report, rewritten=(), notes=_without_rules(self.graph))  # those are of torch code
-        return model, report
+        notes = (*_without_rules(self.graph), *(_frozen(self.original) if removed else ()))
+        return model, dataclasses.replace(report, rewritten=(), notes=notes)  # those of the report are of torch code
 
 
 def _held(graph: ChannelGraph, path: str) -> Tensor:
@@ -238,6 +241,15 @@ def _without_rules(graph: ChannelGraph) -> tuple[str, ...]:
     found = Counter(name.split(".")[1].removeprefix("onnx_") for name in names)
     told = ", ".join(f"{name} ({count})" for name, count in found.items())
     return (f"operations without a rule, whose channels stay: {told}",) if found else ()
+
+
+def _frozen(model: onnx.ModelProto) -> tuple[str, ...]:
+    """A line on the inputs whose default the file holds, if there are any: what is cut follows from these values."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name in stored]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    told = f"no inputs any more, but constants with the values that the file holds: {', '.join(names[:NAMED])}{more}"
+    return (told,) if names else ()
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
@@ -302,7 +314,7 @@ def _shape(
     found = []
     for i, dim in enumerate(kind.shape.dim):
         guess = 1 if i == 0 else DEFAULT_SIDE if i > 1 and len(kind.shape.dim) == 4 else None
-        size = dim.dim_value if dim.HasField("dim_value") else guess
+        size = guess if (declared := fixed_size(dim)) is None else declared
         if i == 1 and size is None:
             size = network.channels_read(value.name)
         if not size:

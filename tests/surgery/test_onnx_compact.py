@@ -11,6 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from compress.errors import ModelError
 from compress.surgery.onnx_compact import OnnxResult, compact_onnx
@@ -152,6 +154,68 @@ def test_pixels_as_bytes_are_cast_in_the_file(build: Build) -> None:
     agree(path, result, dtype=np.uint8)
 
 
+def test_bytes_that_a_layer_reads_at_once(build: Build) -> None:
+    """In double precision the cast gives doubles, as the weights are."""
+
+    def take_bytes(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+    nodes: list[Node] = [
+        ("Cast", ["x"], ["f"], {"to": TensorProto.FLOAT}),
+        ("Conv", ["f", "w1"], ["c"], PADDED),
+        ("Conv", ["c", "w2"], ["y"], PADDED),
+    ]
+    stored = {"w1": without(floats(0, 4, 3, 3, 3), 1, 2), "w2": floats(2, 5, 4, 3, 3)}
+    result = compact_onnx(build(nodes, stored, extra=take_bytes))
+    assert result.removed == 2
+    assert result.report.max_exact_error is not None
+
+
+def halves(path: Path, *, outside: bool) -> Path:
+    """The file in float16 by ONNX Runtime's converter; ``outside``: inputs and outputs as well."""
+    made = convert_float_to_float16(onnx.load(path), keep_io_types=not outside)
+    order = {"graph_input_cast0": -1}  # the converter appends it
+    nodes = sorted(made.graph.node, key=lambda node: order.get(node.name, 0))
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    onnx.save(made, path)
+    return path
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_float16_files(build: Build, *, outside: bool) -> None:
+    """Also what is folded, and where they cast to float32 and back; compared in double precision too."""
+    middle: list[Node] = [("Resize", ["r", "", "n"], ["m"], {"mode": "linear"})]
+    bias = np.abs(floats(1, 8))
+    path = halves(
+        build(
+            [
+                ("Conv", ["x", "w1", "b1"], ["c"], PADDED),
+                ("Relu", ["c"], ["r"], {}),
+                *middle,
+                ("Conv", ["m", "w2"], ["y"], {}),
+            ],
+            {
+                "w1": without(floats(0, 8, 3, 3, 3), 1, 2, 4),
+                "b1": without(bias, 1, 2, 4),
+                "w2": floats(2, 3, 8, 3, 3),
+                "n": np.array([1, 1, 2, 2], dtype=np.float32),
+            },
+        ),
+        outside=outside,
+    )
+    result = compact_onnx(path)
+    small = weights(result)
+    assert small["w1"].dtype == np.float16
+    assert (small["w1"].shape[0], small["w2"].shape[1]) == (5, 5)
+    assert result.report.max_exact_error is not None
+    assert result.report.max_exact_error < 1e-10
+    sessions = [onnxruntime.InferenceSession(s) for s in (str(path), result.model.SerializeToString())]
+    x = floats(9, 2, 3, 8, 8).astype(np.float16 if outside else np.float32)
+    wanted, got = (session.run(None, {"x": x})[0].astype(np.float32) for session in sessions)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-3 * np.abs(wanted).max())
+
+
 def test_names_open_sizes_and_metadata_stay(build: Build) -> None:
     def named(model: onnx.ModelProto) -> None:
         helper.set_model_props(model, {"author": "somebody"})
@@ -286,7 +350,7 @@ MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
 """What may lie between two layers, how many channels the second reads, and numbers."""
 
 
-LEFT = {"depth to space": 8, "BatchNorm": 6, "a part": 3}
+LEFT = {"depth to space": 8, "BatchNorm": 6, "a part": 3, "picked": 4}
 """Channels left of the 8 in front, where these are not the 5 that live: four that become one leave together; a shift
 makes the dead ones constants, of which one carries the others; some channels are read by nobody."""
 
@@ -335,6 +399,65 @@ def test_sizes_of_images_stay_open(build: Build) -> None:
     result = compact_onnx(path, sizes={"x": (1, 3, 8, 8)})
     assert weights(result)["w1"].shape[0] == 6
     agree(path, result, (1, 3, 8, 8), (2, 3, 13, 6))
+
+
+@pytest.mark.parametrize(
+    "order, left, kind",
+    [((7, 6, 5, 4, 3, 2, 1, 0), 5, np.int64), ((7, 1, 0, 3, 3, -2), 4, np.int32), ((2, 3), 1, np.int64)],
+)
+def test_dead_channels_leave_through_a_gather(build: Build, order: tuple[int, ...], left: int, kind: type) -> None:
+    """Those that are picked, though they are 0, and those that nobody picks."""
+    path = chain(build, [("Gather", ["r", "n"], ["m"], {"axis": 1})], len(order), n=np.array(order, dtype=kind))
+    result = compact_onnx(path)
+    assert weights(result)["w1"].shape[0] == left
+    agree(path, result)
+
+
+@pytest.mark.parametrize("opset, attributes", [(13, {}), (18, {"num_outputs": 4})])
+def test_a_part_of_a_split_that_nobody_reads(build: Build, opset: int, attributes: dict[str, int]) -> None:
+    middle: list[Node] = [("Split", ["r"], ["p0", "p1", "p2", "p3"], {"axis": 1, **attributes})]
+    path = chain(build, [*middle, ("Concat", ["p1", "p0"], ["m"], {"axis": 1})], 4, opset=opset)
+    result = compact_onnx(path)
+    assert weights(result)["w1"].shape[0] == 2  # 0 and 3
+    agree(path, result)
+
+
+def test_sizes_of_minus_one_are_open(build: Build) -> None:
+    """As some exporters write them."""
+
+    def opened(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+
+    path = build(
+        [("Conv", ["x", "w1"], ["c"], PADDED), ("Conv", ["c", "w2"], ["y"], PADDED)],
+        {"w1": without(floats(0, 4, 3, 3, 3), 1), "w2": floats(2, 5, 4, 3, 3)},
+        extra=opened,
+    )
+    result = compact_onnx(path)
+    assert result.removed == 1
+    agree(path, result)
+
+
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_weights_that_are_inputs_too_become_constants_and_this_is_told(build: Build, ir_version: int) -> None:
+    """As files of IR version 3 list them."""
+
+    def listed(model: onnx.ModelProto) -> None:
+        model.ir_version = ir_version
+        for tensor in model.graph.initializer:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    path = build(
+        [("Conv", ["x", "w1"], ["c"], PADDED), ("Conv", ["c", "w2"], ["y"], PADDED)],
+        {"w1": without(floats(0, 4, 3, 3, 3), 1), "w2": floats(2, 5, 4, 3, 3)},
+        opset=13,
+        extra=listed,
+    )
+    result = compact_onnx(path)
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    told = "no inputs any more, but constants with the values that the file holds: w1, w2"
+    assert result.report.notes == (told,)
+    agree(path, result)
 
 
 def test_a_linear_layer_behind_flatten(build: Build) -> None:
@@ -519,6 +642,26 @@ def test_quantised_weights_stay_with_the_reason(build: Build) -> None:
     assert result.removed == 0
     assert result.model.graph.initializer[0].data_type == TensorProto.INT8
     assert result.report.notes == ("operations without a rule, whose channels stay: DequantizeLinear (1)",)
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_int8_files_stay_as_they_are_with_the_reason(build: Build, tmp_path: Path, form: QuantFormat) -> None:
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = [{"x": floats(k, 1, 3, 8, 8)} for k in range(2)]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    path = chain(build, [("Identity", ["r"], ["m"], {})], 8)
+    made = tmp_path / "int8.onnx"
+    quantize_static(path, made, Images(), quant_format=form, per_channel=True)
+    result = compact_onnx(made)
+    assert result.removed == 0
+    assert result.model.graph == onnx.load(made).graph
+    (note,) = result.report.notes
+    assert note.startswith("operations without a rule, whose channels stay: ")
+    assert "DequantizeLinear" in note
 
 
 def test_statistics_over_channels_keep_them(build: Build) -> None:

@@ -75,6 +75,10 @@ def new(path: Path) -> None:
     path.write_bytes(a_model(opset=24).SerializeToString())
 
 
+def garbled(path: Path) -> None:
+    path.write_bytes(a_model().SerializeToString().replace(b"second", b"seco\x8fd"))
+
+
 def invalid(path: Path) -> None:
     model = a_model()
     model.graph.node[1].input[0] = "nothing"
@@ -117,6 +121,7 @@ REFUSED: dict[Callable[[Path], None], str] = {
     text: "damaged|no ONNX model",
     old: "opset 12; those from 13 to 23 are known",
     new: "opset 24",
+    garbled: "a name in it is no text",
     invalid: "checker",
     missing_weights: "weights.bin, which is not there",
     short_weights: "cut short",

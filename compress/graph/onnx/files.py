@@ -41,6 +41,8 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
         raise ModelError(f"{path}: can't be read as ONNX, it is damaged or something else: {error}") from error
     if not model.ir_version or not (model.graph.node or model.graph.output):
         raise ModelError(f"{path}: this is no ONNX model: there is no graph in it.")
+    if any(isinstance(text, bytes) for text in _names(model.graph)):
+        raise ModelError(f"{path}: can't be read as ONNX, it is damaged: a name in it is no text (UTF-8).")
     _require_opset(path, model)
     files = _load_weights(path, model)
     try:
@@ -50,6 +52,17 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
     if model.graph.sparse_initializer:
         raise ModelError(f"{path}: holds sparse initializers, which can't be followed; export it with dense ones.")
     return (onnx.inliner.inline_local_functions(model) if model.functions else model), (path, *files)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """Names of nodes, values and open sizes; protobuf hands out bytes where they are no text."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    yield from (tensor.name for tensor in graph.initializer)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -22,7 +22,7 @@ from compress.errors import ModelError
 from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
 from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
 from compress.graph.onnx.opaque import opaque
-from compress.graph.onnx.ops import OPS, Node, Unhandled, made, picked, tensors, torch_dtype
+from compress.graph.onnx.ops import OPS, Node, Unhandled, cast_type, made, picked, tensors, torch_dtype
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
 CASTS = frozenset(("Cast", "CastLike"))
@@ -59,11 +59,20 @@ class Operation(nn.Module):
         """Of a Gather: what it picks, where that is part of the network."""
         return self._buffers.get("input_1") if self.node.op == "Gather" else None
 
-    def forward(self, values: list[Any], outer: dict[str, Any]) -> Any:
-        """The results; ``outer`` is what subgraphs read."""
+    def forward(self, values: list[Any], outer: dict[str, Any], *, double: bool = False) -> Any:
+        """The results.
+
+        Args:
+            values: the inputs.
+            outer: what subgraphs read.
+            double: whether the network runs in double precision, which a cast to float does not leave.
+        """
         static = frozenset() if self.op is None else self.op.static
         if self.op is not None and all(i not in static or not isinstance(v, Tensor) for i, v in enumerate(values)):
             with contextlib.suppress(Unhandled):
+                if double and self.node.op in CASTS and cast_type(self.node, *values[1:]).is_floating_point:
+                    (x,) = tensors(values[0])
+                    return x if x.dtype == torch.float64 else x.double()
                 if (positions := self.positions()) is not None and values[1] is positions:
                     return picked(self.node, values[0], positions)
                 return self.op.run(self.node, *values)
@@ -82,7 +91,7 @@ class File:
         statics: path -> position of an input -> its value at the last run, of all inputs that are numbers.
         computed: name -> number that was computed without the inputs' values at the last run.
         aliases: name of a result -> name of the input that it is, at the last run.
-        precision: what a cast to float gives in the copy that runs: in double precision it does not leave that.
+        double: whether the copy that runs does so in double precision.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -96,7 +105,7 @@ class File:
         self.statics: dict[str, dict[int, Array]] = {}
         self.computed: dict[str, Array] = {}
         self.aliases: dict[str, str] = {}
-        self.precision = torch.float32
+        self.double = False
         self._arrays: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
@@ -136,7 +145,7 @@ class OnnxNetwork(nn.Module):
             count = max((i + 1 for i, name in enumerate(proto.output) if name in read), default=1)
             name = proto.name or f"{proto.op_type}_{position}"
             given = {} if has_subgraph(proto) else attributes(proto)
-            self._add(proto, Node(proto.op_type, name, given, self.file.opset, count), opsets)
+            self._add(proto, Node(proto.op_type, name, given, self.file.opset, count, len(proto.output)), opsets)
 
     def channels_read(self, name: str) -> int | None:
         """How many channels the layers read that an input of the network enters; ``None`` where none does."""
@@ -166,7 +175,9 @@ class OnnxNetwork(nn.Module):
         else:
             layer = Operation(proto, node, opsets)
             for position, tensor in stored.items():
-                _register(layer, f"input_{position}", tensor.clone(), buffer=not tensor.is_floating_point())
+                picks = node.op == "Gather" and position == 1
+                value = tensor.long() if picks else tensor  # what torch picks by: a cast would hide that it is fixed
+                _register(layer, f"input_{position}", value.clone(), buffer=not tensor.is_floating_point())
                 self.file.sources[f"{path}.input_{position}"] = Source(proto.input[position])
         holder: nn.Module = self
         *parents, last = path.split(".")
@@ -230,8 +241,8 @@ class OnnxNetwork(nn.Module):
         self._check(inputs)
         env: dict[str, Any] = dict(zip((value.name for value in self.file.declared), inputs, strict=True))
         self.file.statics, self.file.computed, self.file.aliases = {}, {}, {}
-        double = any(p.dtype == torch.float64 for p in self.parameters())
-        self.file.precision = torch.float64 if double else torch.float32
+        precisions = {p.dtype for p in self.parameters() if p.is_floating_point()}
+        self.file.double = precisions == {torch.float64}
         for path, proto in self.file.nodes.items():
             results = self._run(path, proto, env)
             env |= {name: value for name, value in zip(proto.output, results, strict=False) if name}
@@ -250,7 +261,7 @@ class OnnxNetwork(nn.Module):
             results = file.evaluator.run(proto, values)
         else:
             file.statics[path] = {i: v for i, v in enumerate(values) if isinstance(v, np.ndarray)}
-            found: Any = module(values, outer)
+            found: Any = module(values, outer, double=file.double)
             returned: list[Any] = list(found) if isinstance(found, (tuple, list)) else [found]
             for name, value in zip(proto.input, values, strict=True):
                 if isinstance(value, Tensor) and returned[0] is value:
@@ -279,7 +290,7 @@ class OnnxNetwork(nn.Module):
         for x, declared in zip(inputs, self.file.declared, strict=True):
             dims = declared.type.tensor_type.shape.dim
             for size, dim in zip(x.shape, dims, strict=True):
-                fixed = dim.dim_value if dim.HasField("dim_value") else sizes.get(dim.dim_param)
+                fixed = sizes.get(dim.dim_param) if (own := fixed_size(dim)) is None else own
                 if fixed is not None and int(size) != fixed:
                     raise ValueError(f"{declared.name} has shape {tuple(x.shape)}, the file declares {fixed} there")
                 if dim.dim_param:
@@ -296,6 +307,11 @@ def input_dtype(value: onnx.ValueInfoProto) -> torch.dtype:
         return torch_dtype(value.type.tensor_type.elem_type)
     except Unhandled as error:
         raise ModelError(f"the input {value.name} has {error}, which can't be followed.") from None
+
+
+def fixed_size(dim: Any) -> int | None:
+    """The size that a file declares for a dimension; ``None`` for an open one, which some exporters write as -1."""
+    return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else None
 
 
 def to_torch(tensor: onnx.TensorProto) -> Tensor:

@@ -36,6 +36,7 @@ class Node:
         given: its attributes.
         opset: of the model.
         outputs: how many of its results are read.
+        declared: how many results it has in the file, read or not.
     """
 
     op: str
@@ -43,6 +44,7 @@ class Node:
     given: Mapping[str, Any]
     opset: int
     outputs: int
+    declared: int
 
     def get(self, name: str, default: Any) -> Any:
         """An attribute, or its default."""
@@ -150,18 +152,17 @@ def selu(node: Node, x: Tensor) -> Tensor:
     return F.selu(x)
 
 
-def cast(node: Node, x: Tensor) -> Tensor:
-    """Cast to another type; a network that runs in double precision stays there."""
-    return _cast(x, torch_dtype(node.get("to", 0)))
+def cast(node: Node, x: Value, like: Value = None) -> Tensor:
+    """Cast to a named type, CastLike to that of another tensor."""
+    (x,) = tensors(x)
+    dtype = cast_type(node, like)
+    result: Tensor = x if x.dtype == dtype else x.to(dtype)
+    return result
 
 
-def cast_like(_node: Node, x: Tensor, other: Value) -> Tensor:
-    """Cast to the type of another tensor."""
-    return _cast(x, tensors(other)[0].dtype)
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype == dtype or (x.dtype == torch.float64 and dtype == torch.float32) else x.to(dtype)
+def cast_type(node: Node, like: Value = None) -> torch.dtype:
+    """What Cast or CastLike casts to."""
+    return torch_dtype(node.get("to", 0)) if like is None else tensors(like)[0].dtype
 
 
 def torch_dtype(elem_type: int) -> torch.dtype:
@@ -441,7 +442,7 @@ def split(node: Node, x: Tensor, sizes: Value = None) -> tuple[Tensor, ...]:
     """Split by sizes, or evenly: the last part may be smaller."""
     axis = node.get("axis", 0)
     if sizes is None:
-        total, parts = int(x.shape[axis]), node.get("num_outputs", node.outputs)
+        total, parts = int(x.shape[axis]), node.get("num_outputs", node.declared)
         each = math.ceil(total / parts)
         sizes = [each] * (total // each) + ([total % each] if total % each else [])
         sizes += [0] * (parts - len(sizes))
@@ -481,10 +482,10 @@ def gather(node: Node, x: Value, indices: Value) -> Tensor:
 
 
 def picked(node: Node, x: Value, positions: Tensor) -> Tensor:
-    """Gather of positions that are part of the network."""
+    """Gather of positions, int64, that are part of the network."""
     (x,) = tensors(x)
     index: list[Any] = [slice(None)] * (node.get("axis", 0) % x.ndim)
-    result: Tensor = x[(*index, positions.long())]
+    result: Tensor = x[(*index, positions)]
     return result
 
 
@@ -609,7 +610,7 @@ OPS: dict[str, Op] = {
     "Clip": Op(clip, numbers(1, 2)),
     "PRelu": Op(prelu),
     "Cast": Op(cast),
-    "CastLike": Op(cast_like),
+    "CastLike": Op(cast),
     "Dropout": Op(dropout, numbers(1, 2)),
     "Add": binary(torch.add),
     "Sub": binary(torch.sub),

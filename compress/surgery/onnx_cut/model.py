@@ -14,6 +14,9 @@ from torch import Tensor
 from compress.graph.onnx.network import outer_names
 from compress.graph.onnx.statics import Array
 
+INITIALIZERS_ALONE = 4
+"""The IR version from which initializers need not be listed among the inputs."""
+
 
 class Builder:
     """Collects the parts of a model.
@@ -90,6 +93,7 @@ class Builder:
         """
         model = onnx.ModelProto()
         model.CopyFrom(self.original)
+        model.ir_version = max(model.ir_version, INITIALIZERS_ALONE)
         graph = model.graph
         nodes, read = [], {value.name for value in graph.output}
         for node in reversed(self.nodes):
