@@ -63,6 +63,9 @@ ZERO: dict[str, Callable[[Tensor], Tensor]] = {
 """Granularity -> which of a layer's groups are zero, from its weight."""
 
 PULLING = [name for name, cls in PENALTIES.items() if cls.pulls]
+QUICK = ("l1-over-l2", "mcp")
+"""Penalties on a whole layer and on each group: the others on coupled channels are slow, and differ by their prox."""
+
 EXAMPLE = (torch.zeros(1, 1, 8, 8),)
 
 
@@ -108,7 +111,11 @@ def calibrate(reg: Regularizer, optimizer: torch.optim.Optimizer, net: Net, shar
           for granularity in ("weight", "coupled")),
         *(("sgd", penalty, "filter") for penalty in PENALTIES),
         # sparse group lasso zeroes filters whose BatchNorm scale lives: more zeros than dead groups
-        *(("rmsprop", penalty, "coupled") for penalty in PENALTIES if penalty != "sparse-group-lasso"),
+        *(
+            pytest.param("rmsprop", penalty, "coupled", marks=[pytest.mark.slow] * (penalty not in QUICK))
+            for penalty in PENALTIES
+            if penalty != "sparse-group-lasso"
+        ),
         *(("adam", penalty, "weight") for penalty in PENALTIES),
         *(("rmsprop", "l1", granularity) for granularity in GRANULARITIES),
     ],
@@ -267,7 +274,8 @@ def plain_value(reg: Regularizer, parts_of: Parts, of: Callable[[GroupSlice], Te
     return torch.stack([*outer, *inner]).sum()
 
 
-@pytest.mark.parametrize("group_weights", ["none", "sqrt-size", None])
+# A penalty's own group weights, where none are given, are one of the two.
+@pytest.mark.parametrize("group_weights", ["none", "sqrt-size", pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("granularity", ["filter", "coupled"])
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_value_is_the_sum_over_groups(

@@ -10,14 +10,15 @@ from compress.pruning.cost import COSTS, Ledger, Term
 from compress.pruning.units import find_units, layers_of
 from compress.surgery import compact
 
-NETWORKS = {"lenet5": (1, 28), "resnet20": (3, 32), "torchvision:mobilenet_v2": (3, 64)}
+NETWORKS = {"lenet5": (1, 28), "resnet20": (3, 32)}
+LARGE = "torchvision:mobilenet_v2"
 
 
 def network(name, grouped):
     torch.manual_seed(0)
     if name == "grouped":
         return grouped(), torch.randn(1, 3, 9, 9)
-    channels, size = NETWORKS[name]
+    channels, size = NETWORKS.get(name, (3, 64))
     return build(name, num_classes=10, in_channels=channels, image_size=size), torch.randn(1, channels, size, size)
 
 
@@ -43,7 +44,7 @@ def a_third_zeroed_(model, graph, seed):
     return units, chosen, gone
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "grouped"])
+@pytest.mark.parametrize("name", [*NETWORKS, "grouped", pytest.param(LARGE, marks=pytest.mark.slow)])
 def test_costs_are_those_of_the_network_that_was_cut(name, grouped):
     model, x = network(name, grouped)
     graph = channel_graph(model, (x,))
