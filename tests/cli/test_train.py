@@ -17,14 +17,15 @@ TINY_NET = f"{Path(__file__).parents[1] / 'train' / 'tiny_net.py'}:make"
 SHORT = (
     "--model", TINY_NET, "--dataset", "digits", "--limit", "200", "--penalty", "group-lasso",
     "--granularity", "coupled", "--strength", "0.2", "--epochs", "2", "--device", "cpu",
-    "--set", "optimizer.lr=0.05", "--set", "run.threads=1",
+    "--set", "optimizer.lr=0.05", "--set", "run.threads=1", "--set", "run.curves=false",
 )  # fmt: skip
 
 
 def test_from_flags_to_a_table_and_the_next_commands(compress_command: Callable, tmp_path: Path):
     run = tmp_path / "run"
-    outcome = compress_command("train", *SHORT, "--seed", "3", "--dense-baseline", "--out", run)
+    outcome = compress_command("train", *SHORT, "--set=run.curves=true", "--seed=3", "--dense-baseline", "--out", run)
     assert outcome.code == 0
+    assert (run / "curves.png").exists()
     summary = json.loads((run / "summary.json").read_text())
     for name in ("dense", "masked", "compact"):
         [row] = [line for line in outcome.out.splitlines() if line.split()[:1] == [name] and "loss" not in line]
@@ -218,7 +219,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_ctrl_c_while_the_end_is_computed_tells_how_to_go_on(tmp_path: Path):
+def test_ctrl_c_while_the_end_is_computed_tells_how_to_go_on(compress_command: Callable, tmp_path: Path):
     run = tmp_path / "run"
     stopped = start(run, *SHORT)
     wait_for(run / "masked.safetensors", stopped)  # written when training has ended, before the compaction
@@ -227,9 +228,8 @@ def test_ctrl_c_while_the_end_is_computed_tells_how_to_go_on(tmp_path: Path):
     assert (stopped.returncode, err) == (130, f"stopped; to continue: compress train --out {run} --resume\n")
     assert "group-lasso 2/2  loss " in out
     assert not (run / "summary.json").exists()
-    resumed = start(run, "--resume")
-    out, err = resumed.communicate(timeout=120)
-    assert (resumed.returncode, err) == (0, "")
+    resumed = compress_command("train", "--out", run, "--resume")
+    assert (resumed.code, resumed.err) == (0, "")
     assert (run / "summary.json").exists()
 
 
@@ -246,10 +246,9 @@ def test_ctrl_c_and_resume_end_as_if_nothing_had_happened(compress_command: Call
     position = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["position"]
     assert 0 < position["epoch"] < 4
 
-    resumed = start(tmp_path / "parts", "--resume")
-    out, err = resumed.communicate(timeout=120)
-    assert (resumed.returncode, err) == (0, "")
-    assert f"going on after epoch {position['epoch']}, step {position['step']}" in out
+    resumed = compress_command("train", "--out", tmp_path / "parts", "--resume")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert f"going on after epoch {position['epoch']}, step {position['step']}" in resumed.out
     assert compress_command("train", "--out", tmp_path / "whole", *arguments).code == 0
     dead_share = json.loads((tmp_path / "whole" / "summary.json").read_text())["dead_share"]
     assert 0 < dead_share < 1
