@@ -48,7 +48,7 @@ def parse(text: str, header: Header, source: str) -> dict[str, Any]:
     name, version = header
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets by the thousand
         raise BenchError(f"{source}: expected JSON, got {_shown(text)}: {error}") from error
     if not isinstance(data, dict) or data.get("format") != name:
         got = data.get("format") if isinstance(data, dict) else data
@@ -65,7 +65,7 @@ def format_of(text: str) -> str | None:
     """The format that a document names; None where it is no JSON object or names none."""
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     name = data.get("format") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
@@ -115,7 +115,10 @@ def _read_optional(args: tuple[Any, ...], data: Any, where: str) -> Any:
 
 
 def _read_float(_: tuple[Any, ...], data: Any, where: str) -> float:
-    return float(data if type(data) is int else _expect(float, data, where))
+    try:
+        return float(data if type(data) is int else _expect(float, data, where))
+    except OverflowError:
+        raise BenchError(f"{where}: expected float, got {_shown(data)}") from None
 
 
 def _scalar(kind: type) -> Callable[[tuple[Any, ...], Any, str], Any]:

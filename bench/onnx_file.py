@@ -86,6 +86,8 @@ def metadata(path: Path) -> dict[str, str]:
     """
     content = memoryview(_read(path, "model file"))
     try:
+        if not inside(content, GRAPH_OF_MODEL):
+            raise BenchError(f"{path} is no ONNX file: it holds no graph")
         entries = [
             {number: bytes(text).decode() for number, text in fields(entry)}
             for entry in inside(content, METADATA_OF_MODEL)

@@ -90,11 +90,16 @@ class Host:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A model input as it was run."""
+    """A model input as it was run.
+
+    Attributes:
+        assumed: Places in `shape`, the first aside, of sizes that the file leaves open and nobody gave: they are 1.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    assumed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

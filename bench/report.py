@@ -348,9 +348,9 @@ class MemoryRatios:
     """The model's figures over its baseline's; None where one is not known, or the baseline's is 0."""
 
     file_bytes: float
-    model_rss_bytes: float
+    model_rss_bytes: float | None
     peak_rss_bytes: float
-    peak_over_bare_bytes: float
+    peak_over_bare_bytes: float | None
     weight_bytes: float | None
     peak_activation_bytes: float | None
 

@@ -247,6 +247,11 @@ def input_shapes(session: ort.InferenceSession, path: str, request: dict[str, An
     return shapes
 
 
+def assumed_places(declared: list[Any], wanted: list[int] | None) -> list[int]:
+    """Places of sizes behind the batch that the file leaves open and nobody gave."""
+    return [] if wanted is not None else [dim for dim, size in enumerate(declared) if dim and not isinstance(size, int)]
+
+
 def random_tensor(rng: np.random.RandomState, dtype: str, shape: list[int]) -> np.ndarray:
     """Values that any vision model accepts: normal numbers, whole bytes, and 0 or 1 for possible indices.
 
@@ -278,6 +283,7 @@ class Model:
         self.load_ns = time.perf_counter_ns() - start
         self.first_inference_ns = 0
         self.shapes = input_shapes(self.session, path, request)
+        self.wanted = request["shapes"]
         self.seed = request["seed"]
         self.feeds: dict[str, Any] = {}
 
@@ -308,7 +314,12 @@ class Model:
     def inputs(self) -> list[dict[str, Any]]:
         """The inputs as they are run."""
         return [
-            {"name": value.name, "shape": self.shapes[value.name], "dtype": value.type[len("tensor(") : -1]}
+            {
+                "name": value.name,
+                "shape": self.shapes[value.name],
+                "dtype": value.type[len("tensor(") : -1],
+                "assumed": assumed_places(value.shape, self.wanted.get(value.name)),
+            }
             for value in self.session.get_inputs()
         ]
 
@@ -360,6 +371,13 @@ def untimed_between(request: dict[str, Any], inference_s: list[float], deadline:
         raise RefusedError(
             f"{request['min_samples']} samples in one process would take {needed_s:.0f} s, and "
             f"{max(0.0, deadline - time.perf_counter()):.0f} s are left: give fewer --samples or a longer --timeout"
+        )
+    sampling_s = request["min_seconds"] * len(inference_s)
+    left_s = max(0.0, deadline - time.perf_counter())
+    if sampling_s > left_s:
+        raise RefusedError(
+            f"{sampling_s:.0f} s of samples in one process do not fit into the {left_s:.0f} s that are left: "
+            "give fewer --min-seconds or a longer --timeout"
         )
     return max(least, int(request["min_seconds"] * len(inference_s) / (turn_s * MAX_SAMPLES)))
 

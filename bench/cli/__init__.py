@@ -1,5 +1,6 @@
 """The ``bench`` command: one file a subcommand, one line each in ``COMMANDS``."""
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from bench.cli.latency import latency_command
 from bench.cli.memory import memory_command
 from bench.cli.profile import profile_command
 from bench.cli.report import report_command
+from bench.cli.stopping import stopped_by_signals
 from bench.errors import BenchError
 
 EXIT_NOT_MEASURED = 2
@@ -142,9 +144,14 @@ def main() -> None:
     """Run the command line; what the user can mend is one message on stderr and exit code 2.
 
     A defect of ours keeps its traceback and has the same code: Python's own, 1, would say that a model is over budget.
+    Stopped by a signal it ends with 128 and the signal's number.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
-        build_app()()
+        with stopped_by_signals():
+            build_app()()
     except BenchError as error:
         typer.echo(f"bench: {error}", err=True)
         sys.exit(EXIT_NOT_MEASURED)

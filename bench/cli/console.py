@@ -1,5 +1,7 @@
 """What the subcommands print: tables on stdout, progress and warnings on stderr."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,6 +31,20 @@ def progress_bar(what: str) -> Iterator[OnRun]:
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Around printing that may go to a pipe whose reader ends early, as `head` does: the rest is dropped.
+
+    rich ends the program with code 1 then, which is another verdict.
+    """
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise  # a signal's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(title: str, *headings: str) -> Table:

@@ -53,7 +53,8 @@ def gate_command(
         write_whole(junit, junit_xml(report))
     if markdown_file is not None:
         write_whole(markdown_file, markdown(report))
-    _print(report)
+    with console.reader_may_leave():
+        _print(report)
     raise typer.Exit(report.exit_code)
 
 

@@ -4,7 +4,7 @@ docs/bench-gate.md describes the keys; docs/examples/budget.toml is one to start
 """
 
 import difflib
-import math
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def load_budget(path: Path) -> Budget:
         return parse_budget(tomllib.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError as error:
         raise BenchError(f"budget file not found: {path}") from error
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or a null character in the name
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, a null in the name
         raise BenchError(f"budget {path} cannot be read: {error}") from error
 
 
@@ -59,6 +59,8 @@ def parse_budget(tree: dict[str, Any], path: Path) -> Budget:
     faults: list[str] = []
     values: dict[str, Any] = {}
     for key, value in _flat(tree):
+        if key in values:
+            faults.append(f"{key}: given twice, in its section and as one quoted word; leave one of them out")
         try:
             values[key] = _checked(key, value)
         except ValueError as fault:
@@ -125,8 +127,8 @@ def _limit(key: str, value: Any) -> float:
 
 
 def _number(value: Any, expected: str) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"got {value!r}, expected {expected}")
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"got {value!r:.60}, expected {expected}")
     return float(value)
 
 

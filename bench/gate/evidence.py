@@ -1,7 +1,7 @@
 """What is known about a model and its baseline: their files, what these tell, and what was measured."""
 
 import json
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from bench.protocol import CPU_PROVIDER
 from bench.report import InstructionsReport, LatencyReport, MemoryReport
 
 T = TypeVar("T")
+R = TypeVar("R", LatencyReport, MemoryReport, InstructionsReport)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Facts:
             value = text
         if value is None:
             raise BenchError(f"{key} of {self.file.file_name} is null: nobody measured it before the export")
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
             raise BenchError(f"{key} of {self.file.file_name} is {text[:60]!r}, expected a number")
         return float(value)
 
@@ -194,6 +195,19 @@ def measure_instructions(job: Job) -> InstructionsReport:
     )
 
 
+def _of_known_sizes(report: R) -> R | Failed:
+    """The report, unless sizes of the inputs were taken for 1: figures of pictures of one pixel hold no budget."""
+    results = [result for result in (report.model, report.baseline) if result is not None]
+    for result in results:
+        for value in result.inputs:
+            if value.assumed:
+                return Failed(
+                    f"{result.file.file_name} leaves sizes of its input {value.name} open, and nobody gave them: "
+                    f"set measure.shapes = {{{json.dumps(value.name)} = [1, 3, 224, 224]}}, for example"
+                )
+    return report
+
+
 def gather(job: Job, wanted: set[str]) -> Evidence:
     """Read the files, and measure what is `wanted` (``latency``, ``memory``, ``instructions``); failures are kept.
 
@@ -201,13 +215,14 @@ def gather(job: Job, wanted: set[str]) -> Evidence:
         BenchError: A file cannot be read, or is another at the end than at the start.
     """
 
-    def found(measure: str, run: Callable[[Job], T]) -> T | Failed | None:
+    def found(measure: str, run: Callable[[Job], R]) -> R | Failed | None:
         if measure not in wanted:
             return None
         try:
-            return run(job)
+            report = run(job)
         except BenchError as error:
             return Failed(str(error))
+        return _of_known_sizes(report)
 
     evidence = Evidence(
         model=facts_of(job.model),

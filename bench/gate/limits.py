@@ -12,8 +12,8 @@ from bench.errors import BenchError
 from bench.gate.evidence import Evidence, Facts, Failed
 from bench.measure.latency import NS_PER_MS
 from bench.measure.realtime import frames as of_frames
-from bench.protocol import LatencySamples, MemorySamples, PeriodicSamples
-from bench.report import Latency, LatencyReport, MemoryReport, StaticMemory
+from bench.protocol import LatencySamples, PeriodicSamples
+from bench.report import Latency, LatencyReport, MemoryResult, StaticMemory
 from bench.stats import quantile_interval
 
 T = TypeVar("T")
@@ -163,15 +163,35 @@ def frames(of: Callable[[Sequence[PeriodicSamples], float], float]) -> Callable[
     return read
 
 
-def resident(value: Callable[[MemoryReport], float], of_run: Callable[[MemorySamples], int]) -> Callable[..., Figure]:
-    """A memory figure, with the smallest and the largest of the processes."""
+def peak(evidence: Evidence) -> Figure:
+    """Peak memory, with the smallest and the largest of the processes."""
+    figures = measured(evidence.memory).model.memory
+    runs = [run.peak_rss_bytes for run in figures.runs]
+    return Figure(value=figures.peak_rss_bytes, low=min(runs), high=max(runs), range_of=PROCESSES)
 
-    def read(evidence: Evidence) -> Figure:
-        report = measured(evidence.memory)
-        runs = [of_run(run) for run in report.model.memory.runs]
-        return Figure(value=value(report), low=min(runs), high=max(runs), range_of=PROCESSES)
 
-    return read
+def over_bare(result: MemoryResult) -> list[int]:
+    """Peak over the bare runtime of each process.
+
+    Raises:
+        BenchError: The system tells only the largest size since the process began: the runtime's own peak hides it.
+    """
+    runs = result.memory.runs
+    found = [run.peak_rss_bytes - run.bare_rss_bytes for run in runs]
+    if min(found) <= 0 or any(run.method == "getrusage" for run in runs):
+        raise BenchError(
+            f"this system does not tell what {result.file.file_name} takes over the bare runtime ({runs[0].method}): "
+            "limit memory.peak_bytes, or measure on Linux"
+        )
+    return found
+
+
+def peak_over_bare(evidence: Evidence) -> Figure:
+    """Peak memory over the bare runtime, with the smallest and the largest of the processes."""
+    report = measured(evidence.memory)
+    runs = over_bare(report.model)
+    value = report.model.memory.peak_over_bare_bytes
+    return Figure(value=value, low=min(runs), high=max(runs), range_of=PROCESSES)
 
 
 def static(value: Callable[[StaticMemory], int | None]) -> Callable[[Evidence], Figure]:
@@ -205,15 +225,10 @@ def counted_ratio(evidence: Evidence) -> Figure:
 def peak_ratio(evidence: Evidence) -> Figure:
     """Peak memory over the bare runtime, model over baseline: the widest range that the processes leave open."""
     report = measured(evidence.memory)
-    if report.baseline is None or report.ratios is None:
+    if report.baseline is None:
         raise BenchError("it needs --baseline")
-    ours, theirs = (
-        [run.peak_rss_bytes - run.bare_rss_bytes for run in result.memory.runs]
-        for result in (report.model, report.baseline)
-    )
-    if min(theirs) <= 0:
-        raise BenchError("the baseline's peak is no larger than the bare runtime's: a ratio to it means nothing")
-    value = report.ratios.peak_over_bare_bytes
+    ours, theirs = over_bare(report.model), over_bare(report.baseline)
+    value = report.model.memory.peak_over_bare_bytes / report.baseline.memory.peak_over_bare_bytes
     return Figure(value=value, low=min(ours) / max(theirs), high=max(ours) / min(theirs), range_of=PROCESSES)
 
 
@@ -286,16 +301,13 @@ LIMITS: dict[str, Limit] = {
     "memory.peak_bytes": Limit(
         what="peak resident memory during inference, the runtime's included",
         unit="bytes",
-        read=resident(lambda report: report.model.memory.peak_rss_bytes, lambda run: run.peak_rss_bytes),
+        read=peak,
         measure="memory",
     ),
     "memory.peak_over_bare_bytes": Limit(
         what="the same, less that of the bare runtime",
         unit="bytes",
-        read=resident(
-            lambda report: report.model.memory.peak_over_bare_bytes,
-            lambda run: run.peak_rss_bytes - run.bare_rss_bytes,
-        ),
+        read=peak_over_bare,
         measure="memory",
     ),
     "memory.ratio": Limit(

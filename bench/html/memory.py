@@ -21,15 +21,19 @@ def memory_content(report: MemoryReport) -> tuple[list[Tile], list[Panel]]:
         Tile(
             label="over the bare runtime",
             value=f"{figures.peak_over_bare_bytes / MIB:.2f} MiB",
-            note="" if ratios is None else f"{ratios.peak_over_bare_bytes:.3f} of the baseline's",
+            note=_of_baseline(None if ratios is None else ratios.peak_over_bare_bytes),
         ),
         Tile(
             label="file",
             value=f"{file.file_bytes / KIB:,.1f} KiB",
-            note="" if ratios is None else f"{ratios.file_bytes:.3f} of the baseline's",
+            note=_of_baseline(None if ratios is None else ratios.file_bytes),
         ),
     ]
     return tiles, [_resident(results), _static(results)]
+
+
+def _of_baseline(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.3f} of the baseline's"
 
 
 def _resident(results: Sequence[tuple[str, MemoryResult]]) -> Panel:

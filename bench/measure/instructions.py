@@ -8,7 +8,16 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.measure.parity import local_outputs, outputs_of, require_parity
-from bench.measure.runs import Progress, each_alone, host_of, models_of, now, request_of
+from bench.measure.runs import (
+    Progress,
+    assumed_sizes,
+    each_alone,
+    host_of,
+    models_of,
+    now,
+    request_of,
+    require_time,
+)
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import MeasuredModel
 from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Settings
@@ -61,6 +70,7 @@ def instructions(
     )
     paths = tuple(str(path) for path in (model, baseline) if path is not None)
     files = [describe(Path(path)) for path in paths]
+    require_time(timeout_s)
     here = local_outputs(request_of("outputs", paths, settings), timeout_s)
     found = each_alone("instructions", paths, files, device, settings, timeout_s, progress)
     results = []
@@ -74,7 +84,10 @@ def instructions(
         device=device,
         settings=settings,
         host=host_of(found[0][0]),
-        warnings=_warnings(results, paths, device, settings),
+        warnings=(
+            *_warnings(results, paths, device, settings),
+            *assumed_sizes((result.file, result.inputs) for result in results),
+        ),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=_ratio(*results) if baseline is not None else None,

@@ -11,7 +11,17 @@ import numpy as np
 from bench.errors import BenchError
 from bench.measure.realtime import Deadline, realtime
 from bench.measure.realtime import requests as realtime_requests
-from bench.measure.runs import Progress, answers, fallen_back, host_doubts, host_of, now, request_of, require_unchanged
+from bench.measure.runs import (
+    Progress,
+    answers,
+    assumed_sizes,
+    fallen_back,
+    host_doubts,
+    host_of,
+    now,
+    request_of,
+    require_unchanged,
+)
 from bench.measure.throughput import throughput
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import CPU_PROVIDER, Answer, Host, LatencySamples, MeasuredModel
@@ -106,7 +116,12 @@ def latency(
         device=device,
         settings=settings,
         host=host,
-        warnings=(*caveats(device), *doubts(command, settings, host, results, ratio), *fallen),
+        warnings=(
+            *caveats(device),
+            *doubts(command, settings, host, results, ratio),
+            *fallen,
+            *assumed_sizes((result.file, result.inputs) for result in results),
+        ),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
         ratio=ratio,

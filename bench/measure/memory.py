@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.measure.activations import static_memory
-from bench.measure.runs import Progress, each_alone, fallen_back, host_of, models_of, now
+from bench.measure.runs import Progress, assumed_sizes, each_alone, fallen_back, host_of, models_of, now
 from bench.onnx_file import OnnxFile, describe
 from bench.protocol import CPU_PROVIDER, MeasuredModel
 from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings, StaticMemory
@@ -81,10 +81,15 @@ def memory(
         device=device,
         settings=settings,
         host=host_of(found[0][0]),
-        warnings=(*caveats(device), *_warnings(results, settings), *fallen_back(zip(files, by_model, strict=True))),
+        warnings=(
+            *caveats(device),
+            *_warnings(results, settings),
+            *fallen_back(zip(files, by_model, strict=True)),
+            *assumed_sizes((result.file, result.inputs) for result in results),
+        ),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
-        ratios=_ratios(*results) if baseline is not None else None,
+        ratios=ratios(*results) if baseline is not None else None,
     )
 
 
@@ -110,18 +115,19 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel], static: StaticMem
     return MemoryResult(file=file, inputs=measured[0].inputs, memory=figures, static=static)
 
 
-def _ratios(model: MemoryResult, baseline: MemoryResult) -> MemoryRatios:
+def ratios(model: MemoryResult, baseline: MemoryResult) -> MemoryRatios:
+    """The model's figures over its baseline's."""
     ours, theirs = model.memory, baseline.memory
     static, static_theirs = model.static, baseline.static
 
     def ratio(value: int | None, other: int | None) -> float | None:
-        return value / other if value is not None and other else None
+        return value / other if value is not None and other is not None and other > 0 else None
 
     return MemoryRatios(
         file_bytes=model.file.file_bytes / baseline.file.file_bytes,
-        model_rss_bytes=ours.model_rss_bytes / theirs.model_rss_bytes,
+        model_rss_bytes=ratio(ours.model_rss_bytes, theirs.model_rss_bytes),
         peak_rss_bytes=ours.peak_rss_bytes / theirs.peak_rss_bytes,
-        peak_over_bare_bytes=ours.peak_over_bare_bytes / theirs.peak_over_bare_bytes,
+        peak_over_bare_bytes=ratio(ours.peak_over_bare_bytes, theirs.peak_over_bare_bytes),
         weight_bytes=ratio(static.weight_bytes, static_theirs.weight_bytes),
         peak_activation_bytes=ratio(static.peak_activation_bytes, static_theirs.peak_activation_bytes),
     )

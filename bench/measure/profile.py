@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.macs import contracts, macs
-from bench.measure.runs import Progress, each_alone, fallen_back, host_doubts, host_of, models_of, now
+from bench.measure.runs import Progress, assumed_sizes, each_alone, fallen_back, host_doubts, host_of, models_of, now
 from bench.measure.values import computing, values_of
 from bench.onnx_file import OnnxFile, describe
 from bench.onnx_graph import Graph, Node, parse_graph, read_graph
@@ -99,6 +99,7 @@ def profile(
             *caveats(device),
             *host_doubts(settings, host),
             *fallen_back(zip(files, by_model, strict=True)),
+            *assumed_sizes((result.file, result.inputs) for result in results),
             *(f"{file.file_name}: {work.unknown}" for file, work in zip(files, works, strict=True) if work.unknown),
         ),
         model=results[0],

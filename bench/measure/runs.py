@@ -1,5 +1,6 @@
 """Several requests to one target, within one time limit."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -9,10 +10,11 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.measure.parity import check_outputs
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import Answer, Host, MeasuredModel, Request
+from bench.protocol import Answer, Host, Input, MeasuredModel, Request
 from bench.report import Settings
 from bench.targets import find_target
 
+LONGEST_S = 1e6  # eleven days; the system's waiting takes no more than twice as many
 IDLE_LOAD = 0.5  # a desktop or the end of the previous command; a whole busy process is 1
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
@@ -35,6 +37,16 @@ def request_of(measure: str, models: tuple[str, ...], settings: Settings) -> Req
     )
 
 
+def require_time(timeout_s: float) -> None:
+    """Refuse a time limit that is none.
+
+    Raises:
+        BenchError: It is 0, negative, infinite or no number.
+    """
+    if not 0 < timeout_s <= LONGEST_S:
+        raise BenchError(f"timeout is {timeout_s:g} s, expected more than 0 and at most {LONGEST_S:,.0f}")
+
+
 def answers(
     device: str,
     requests: Sequence[Request],
@@ -50,6 +62,7 @@ def answers(
         BenchError: The device is unknown, the target failed, the time is over, or a model computes something else there
             than here, by more than `tolerance` (see ``bench/measure/parity.py``).
     """
+    require_time(timeout_s)
     total = len(requests)
     deadline = time.monotonic() + timeout_s
     with find_target(device).session(timeout_s) as session:
@@ -137,6 +150,17 @@ def fallen_back(measured: Iterable[tuple[OnnxFile, Sequence[MeasuredModel]]]) ->
             for name, count in others.items()
         ]
     return tuple(found)
+
+
+def assumed_sizes(measured: Iterable[tuple[OnnxFile, Sequence[Input]]]) -> tuple[str, ...]:
+    """Which inputs were run with sizes of 1 that nobody gave."""
+    return tuple(
+        f"{file.file_name} leaves sizes of its input {value.name} open, and ran with 1 in their place: "
+        f"{'x'.join(map(str, value.shape))}; give them: --shape {shlex.quote(value.name)}=1,3,224,224, for example"
+        for file, inputs in measured
+        for value in inputs
+        if value.assumed
+    )
 
 
 def host_of(answer: Answer) -> Host:

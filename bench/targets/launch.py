@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
-from bench.protocol import Answer, Request
+from bench.protocol import Answer, Host, Request
 
 WORKER = Path(__file__).resolve().parent.parent / "worker.py"
 
@@ -80,7 +82,13 @@ def answer_of(code: int, stdout: str, stderr: str, explain: Explain | None = Non
     answer = Answer.from_json(stdout)
     if answer.error is not None:
         raise BenchError(answer.error)
-    return answer
+    return answer if answer.host is None else replace(answer, host=_printable_host(answer.host))
+
+
+def _printable_host(host: Host) -> Host:
+    """The host with its words, which are printed, free of control characters."""
+    facts: dict[str, Any] = vars(host)
+    return Host(**{name: printable(fact) if isinstance(fact, str) else fact for name, fact in facts.items()})
 
 
 def too_late(limit_s: float) -> BenchError:

@@ -152,7 +152,7 @@ class RemoteSession:
                         return folder
                     case {"left": _}:
                         return None
-        except (LostError, SlowError, ValueError):
+        except (LostError, SlowError, ValueError, RecursionError):
             return None  # the agent removes its files without us
 
     def _copied(self, path: str) -> str:
@@ -203,7 +203,7 @@ class RemoteSession:
         line = self._channel.receive(deadline)
         try:
             reply = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._rubbish(line) from None
         match reply:
             case {"error": str(message)}:

@@ -42,6 +42,7 @@ def test_the_document_names_its_format_and_version() -> None:
         ('"size":2', '"size":2.5', r"doc: parts\[1\]: size: expected int, got 2.5"),
         ('"size":2', '"size":true', "expected int, got True"),
         ('"share":0.5', '"share":"half"', "doc: share: expected float, got 'half'"),
+        ('"share":0.5', f'"share":1{"0" * 400}', "doc: share: expected float, got 1000"),
         ('"name":"a",', "", "doc: missing name"),
         ('"name":"a"', '"name":"a","colour":1', "doc: unknown colour; the keys are name, share"),
         ('"x":[1,2]', '"x":[1,null]', r"doc: shapes.x\[1\]: expected int, got None"),
@@ -55,7 +56,7 @@ def test_a_fault_is_told_by_its_place(old: str, new: str, message: str) -> None:
         codec.loads(Thing, text.replace(old, new), HEADER, "doc")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "rubbish", '{"format": "thing"'])
+@pytest.mark.parametrize("text", ["", "[]", "3", "rubbish", '{"format": "thing"', "[" * 100_000])
 def test_what_is_no_document_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="doc: expected"):
         codec.loads(Thing, text, HEADER, "doc")

@@ -169,3 +169,19 @@ def test_the_document_lists_every_key() -> None:
     assert written == rows
     settings = document.partition("`[measure]` says")[2].partition("## ")[0]
     assert [name for name in SETTINGS if f"`{name}`" not in settings] == []
+
+
+def test_a_limit_that_is_given_twice_is_a_fault(tmp_path: Path) -> None:
+    for text in ('"file.bytes" = 1\n[file]\nbytes = 1e9', '"measure.runs" = 6\n[measure]\nruns = 7\n[file]\nbytes = 1'):
+        (fault,) = faults(tmp_path, text)
+        assert "given twice, in its section and as one quoted word" in fault
+
+
+def test_numbers_beyond_all_bounds_are_faults(tmp_path: Path) -> None:
+    for number in (f"1{'0' * 400}", "1e400", "nan"):
+        (fault,) = faults(tmp_path, f"[file]\nbytes = {number}")
+        assert fault.startswith("file.bytes: got ")
+        assert fault.endswith("expected a number above 0")
+        assert len(fault) < 120
+    with pytest.raises(BenchError, match="cannot be read"):
+        load(tmp_path, "a = " + "[" * 100_000)

@@ -134,6 +134,7 @@ def test_a_measure_that_failed_is_told_by_each_of_its_checks(pair: Pair, generou
         ({"test_accuracy": "high"}, "is 'high', expected a number"),
         ({"test_accuracy": "NaN"}, "is 'NaN', expected a number"),
         ({"test_accuracy": "true"}, "is 'true', expected a number"),
+        ({"test_accuracy": "1" + "0" * 400}, "expected a number"),
         ({"test_accuracy": "98.9"}, "is 98.9, expected 0 to 1"),
     ],
 )
@@ -235,3 +236,45 @@ def test_a_device_that_counts_no_instructions_is_not_measured(pair: Pair) -> Non
     report = gate(pair.model, Budget(name="b.toml", limits=limits, measure=QUICK), device="cpu")
     assert report.exit_code == 2
     assert report.checks[0].reason.startswith("could not be measured: ")
+
+
+def test_what_a_system_hides_behind_the_runtimes_own_peak_is_not_measured(pair: Pair, generous: GateReport) -> None:
+    """Where only the largest size is known, a model smaller than the peak of importing seems to take nothing."""
+    assert generous.memory is not None
+
+    def verdicts(method: str, over: int) -> list[str]:
+        def hidden(result):
+            (run,) = result.memory.runs
+            run = replace(run, method=method, peak_rss_bytes=run.bare_rss_bytes + over)
+            figures = replace(result.memory, runs=(run,), peak_over_bare_bytes=over, peak_rss_bytes=run.peak_rss_bytes)
+            return replace(result, memory=figures)
+
+        memory = replace(
+            generous.memory, model=hidden(generous.memory.model), baseline=hidden(generous.memory.baseline)
+        )
+        evidence = replace(evidence_of(pair, generous), memory=memory)
+        names = ("memory.peak_over_bare_bytes", "memory.ratio", "memory.peak_bytes")
+        return [check(name, 1e12, evidence).verdict for name in names]
+
+    assert verdicts("VmHWM", 1000) == ["within", "within", "within"]
+    assert verdicts("VmHWM", 0) == ["not measured", "not measured", "within"]
+    assert verdicts("getrusage", 1000) == ["not measured", "not measured", "within"]
+
+
+def test_a_budget_is_not_held_by_pictures_of_one_pixel(make_convs) -> None:
+    path = make_convs("open.onnx", size="side")
+    budget = Budget(name="b.toml", limits={"memory.peak_bytes": 1e12}, measure=QUICK)
+    report = gate(path, budget)
+    assert report.outcome == "not measured"
+    assert 'set measure.shapes = {"image" = [1, 3, 224, 224]}' in report.checks[0].reason
+    sized = replace(budget, measure=replace(QUICK, shapes={"image": (1, 1, 8, 8)}))
+    assert gate(path, sized).outcome == "within"
+
+
+def test_what_holds_no_graph_is_no_model(pair: Pair, tmp_path) -> None:
+    (tmp_path / "empty.onnx").touch()
+    budget = Budget(name="b.toml", limits={"file.ratio": 1.0}, measure=QUICK)
+    with pytest.raises(BenchError, match=r"empty.onnx is no ONNX file: it holds no graph"):
+        gate(pair.model, budget, tmp_path / "empty.onnx")
+    with pytest.raises(BenchError, match=r"empty.onnx is no ONNX file: it holds no graph"):
+        gate(tmp_path / "empty.onnx", replace(budget, limits={"file.bytes": 1e9}))

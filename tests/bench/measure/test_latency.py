@@ -58,6 +58,9 @@ def test_a_request_that_makes_no_sense_is_refused_with_all_its_faults(make_convs
         latency(model, runs=5)
     with pytest.raises(BenchError, match="min_seconds is nan"):
         latency(model, min_seconds=float("nan"))
+    for timeout_s in (0.0, -1.0, float("nan"), float("inf"), 3e6):
+        with pytest.raises(BenchError, match=r"timeout is \S+ s, expected more than 0 and at most 1,000,000"):
+            latency(model, timeout_s=timeout_s)
 
 
 def test_the_time_limit_holds_over_all_processes(make_convs) -> None:

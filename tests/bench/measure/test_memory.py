@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.errors import BenchError
-from bench.measure.memory import memory
+from bench.measure.memory import memory, ratios
 from bench.report import load_report
 
 MIB = 1 << 20
@@ -55,3 +57,22 @@ def test_weights_are_found_in_the_memory_and_compared(make_dense, tmp_path) -> N
 def test_no_repeat_is_refused(make_dense) -> None:
     with pytest.raises(BenchError, match=r"^repeats is 0, expected at least 1$"):
         memory(make_dense("a.onnx", 1), repeats=0)
+
+
+def test_open_sizes_that_nobody_gave_are_told(make_convs) -> None:
+    report = memory(make_convs("open.onnx", size="side"), repeats=1)
+    assert report.model.inputs[0].shape == (1, 1, 1, 1)
+    assert report.model.inputs[0].assumed == (2, 3)
+    (warning,) = (text for text in report.warnings if "open" in text)
+    assert warning == (
+        "open.onnx leaves sizes of its input image open, and ran with 1 in their place: 1x1x1x1; "
+        "give them: --shape image=1,3,224,224, for example"
+    )
+
+
+def test_nothing_is_no_divisor(pair, generous) -> None:
+    """Where a system tells only the largest size of a process, small models add nothing to it."""
+    result = generous.memory.model
+    nothing = replace(result, memory=replace(result.memory, model_rss_bytes=0, peak_over_bare_bytes=0))
+    found = ratios(result, nothing)
+    assert (found.model_rss_bytes, found.peak_over_bare_bytes, found.peak_rss_bytes) == (None, None, 1.0)

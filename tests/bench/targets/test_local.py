@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from bench.errors import BenchError
 from bench.protocol import Request
 from bench.targets import TARGETS, find_target
-from bench.targets.launch import worker_environment
+from bench.targets.launch import answer_of, worker_environment
 from bench.targets.local import LocalTarget
 
 REQUEST = Request(
@@ -80,12 +81,29 @@ def test_a_run_too_long_for_the_limit_is_refused_before_it_starts(make_convs) ->
     assert message.endswith("give fewer --samples or a longer --timeout")
 
 
+def test_sampling_too_long_for_the_limit_is_refused_before_it_starts(make_convs) -> None:
+    message = ask(make_convs("a.onnx"), min_seconds=300.0, limit_seconds=5.0)
+    assert message.startswith("300 s of samples in one process do not fit into the ")
+    assert message.endswith("give fewer --min-seconds or a longer --timeout")
+
+
+def test_what_a_device_says_of_itself_cannot_rule_the_terminal(tmp_path: Path) -> None:
+    host = {"cpu_model": "fast\x1b[2J", "governor": None, "isa": [], "emulated": False, "load_average_1min": 0.5}
+    host |= dict.fromkeys(("architecture", "os", "python", "numpy", "onnxruntime"), "1\n2")
+    host |= {"logical_cores": 4, "usable_cores": 4}
+    answer = {"format": "bench-answer", "version": 1, "error": None, "host": host, "models": []}
+    found = answer_of(0, json.dumps(answer), "").host
+    assert found is not None
+    assert (found.cpu_model, found.os, found.logical_cores, found.governor) == ("fast?[2J", "1?2", 4, None)
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [
         ("print('hello')", "worker's answer: expected JSON, got 'hello"),
         ("print('{}')", "expected a document of format 'bench-answer', got None"),
         ("", "worker's answer: expected JSON, got ''"),
+        ("print('[' * 100000)", "worker's answer: expected JSON, got '"),
         ("raise SystemExit('no onnxruntime here')", "ended with code 1; its last words: no onnxruntime here"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL .out of memory.."),
         ("import time; time.sleep(60)", "did not finish within 1 s and was stopped"),
