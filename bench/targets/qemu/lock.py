@@ -49,7 +49,7 @@ class Lock:
         host: QEMU and its libraries, for x86-64.
         guest: Python and its libraries, for ARM64.
         mirrors: Where to look, one after the other.
-        fingerprint: Changes with everything that the built space depends on.
+        fingerprint: Changes with everything that the built space depends on, but for the plugin (`counter_name`).
     """
 
     host: tuple[Package, ...]
@@ -69,6 +69,11 @@ def read_lock(room: Path = ROOM) -> Lock:
         mirrors=(MIRROR, f"{ARCHIVE}/{data['snapshot']}"),
         fingerprint=digest.hexdigest()[:12],
     )
+
+
+def counter_name() -> str:
+    """The compiled plugin's file name: another source is another file, which an older one cannot stand in for."""
+    return f"counter-{hashlib.sha256(COUNTER_SOURCE.read_bytes()).hexdigest()[:8]}.so"
 
 
 def _packages(rows: list[dict[str, str | int]]) -> tuple[Package, ...]:

@@ -4,7 +4,7 @@
     <cache>/edge-compress/arm64-<lock>/host/  QEMU and its libraries, for x86-64
                                        root/  Python, numpy and onnxruntime, for ARM64
                                        cpu/<name>/  what QEMU takes for / : links into root, and what tells of the CPU
-                                       counter.so   the plugin
+                                       counter-<source>.so  the plugin
 
 The folder appears by one rename when it is complete: if it is there, it is whole.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.targets.qemu.cpus import Cpu
-from bench.targets.qemu.lock import read_lock
+from bench.targets.qemu.lock import counter_name, read_lock
 
 SETUP = "bench devices setup arm64"
 
@@ -59,7 +59,7 @@ class Space:
     @property
     def counter(self) -> Path:
         """The plugin that counts instructions; absent if it was built without a compiler."""
-        return self.folder / "counter.so"
+        return self.folder / counter_name()
 
     def python(self, cpu: Cpu, words: Sequence[str], plugin: str | None = None) -> list[str]:
         """The command that runs the emulated Python.

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import bench.targets.qemu.lock
 from bench.errors import BenchError
 from bench.targets.qemu import setup
-from bench.targets.qemu.lock import Lock, Package, read_lock
+from bench.targets.qemu.lock import COUNTER_SOURCE, Lock, Package, counter_name, read_lock
 from bench.targets.qemu.programs import run
 from bench.targets.qemu.setup import compiler, fetch, missing_programs, set_up
 from bench.targets.qemu.space import Space, cache_folder
@@ -143,7 +144,7 @@ def test_a_built_space_is_not_built_again(cache: Path, tmp_path: Path) -> None:
     lock = lock_of(tmp_path, Package("pool/none.deb", 1, "0" * 64))
     folder = cache / f"arm64-{lock.fingerprint}"
     folder.mkdir(parents=True)
-    (folder / "counter.so").touch()
+    (folder / counter_name()).touch()
     said: list[str] = []
     assert set_up(said.append, lock) == Space(folder)
     assert said == [f"the user space is there: {folder}"]
@@ -179,7 +180,14 @@ def test_without_a_compiler_the_next_setup_builds_the_plugin_alone(cache, tmp_pa
     if compiler() is None:
         pytest.skip("needs a C compiler")
     assert set_up(said.append, lock).counter.stat().st_size > 0
-    assert [path.name for path in folder.iterdir()] == ["counter.so"]
+    assert [path.name for path in folder.iterdir()] == [counter_name()]
+    former = space.counter
+    source = tmp_path / "counter.c"
+    source.write_text(f"{COUNTER_SOURCE.read_text()}\n/* another */\n")
+    monkeypatch.setattr(bench.targets.qemu.lock, "COUNTER_SOURCE", source)
+    assert not space.counter.exists()  # an older plugin does not stand in for it
+    assert set_up(said.append, lock).counter.exists()
+    assert former.exists()
 
 
 def test_missing_programs_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
