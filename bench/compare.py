@@ -117,6 +117,13 @@ FIGURES: dict[str, Figure] = {
     ),
 }
 
+
+def _methods(report: Report) -> str:
+    """Some give peaks of inference alone, others those of loading, too."""
+    runs = report.model.memory.runs if isinstance(report, MemoryReport) else ()
+    return " ".join(sorted({run.method for run in runs})) or "none"
+
+
 # What must be the same. Two boards of one kind have the same facts, hence the device as well.
 SAME: dict[str, Callable[[Report], object]] = {
     "measures": lambda report: report.measure,
@@ -131,6 +138,7 @@ SAME: dict[str, Callable[[Report], object]] = {
     "threads": lambda report: report.settings.threads,
     "pinned cores": lambda report: ",".join(map(str, report.settings.pin)) or "none",
     "execution providers": lambda report: report.settings.provider,
+    "ways to measure memory": _methods,
 }
 
 # What may differ, and is told: people compare versions of ONNX Runtime, too.
@@ -217,12 +225,13 @@ def _row(figure: Figure, first: Named, named: Named) -> Row:
 
 
 def _same_baseline(*reports: AnyReport) -> bool:
-    """Whether every session timed the same file beside its model."""
-    hashes = {
-        report.baseline.file.sha256 if isinstance(report, LatencyReport) and report.baseline is not None else None
-        for report in reports
+    """Whether every session timed the same file, on inputs of the same shapes, beside its model."""
+    baselines = [report.baseline if isinstance(report, LatencyReport) else None for report in reports]
+    works = {
+        None if baseline is None else (baseline.file.sha256, tuple(value.shape for value in baseline.inputs))
+        for baseline in baselines
     }
-    return len(hashes) == 1 and None not in hashes
+    return len(works) == 1 and None not in works
 
 
 def _over_baseline(report: AnyReport) -> list[float]:

@@ -65,6 +65,9 @@ def test_the_same_baseline_in_both_sessions_takes_the_machines_change_out(timed:
     assert any(text.startswith("both sessions measured the same baseline, which took 1.5") for text in found.notes)
     other = replace(tuesday, baseline=replace(tuesday.baseline, file=replace(tuesday.baseline.file, sha256="other")))
     assert not compare([Named(name="a", report=monday), Named(name="b", report=other)]).rows[1].through_baseline
+    smaller = tuple(replace(value, shape=(1, 1, 4, 4)) for value in tuesday.baseline.inputs)
+    less = replace(tuesday, baseline=replace(tuesday.baseline, inputs=smaller))  # smaller pictures are less work
+    assert not compare([Named(name="a", report=monday), Named(name="b", report=less)]).rows[1].through_baseline
 
 
 def test_what_differs_is_refused_in_words_all_at_once(timed: LatencyReport) -> None:
@@ -143,3 +146,10 @@ def test_the_command_prints_a_table_or_refuses(timed, tmp_path: Path, bench_comm
     assert printed.err == (
         f"bench: these reports cannot be compared\n  different devices: cpu in {paths[0]}, ssh://pi in {paths[2]}\n"
     )
+
+
+def test_peaks_of_different_meanings_are_refused(weighed: MemoryReport) -> None:
+    runs = tuple(replace(run, method="VmHWM") for run in weighed.model.memory.runs)
+    other = replace(weighed, model=replace(weighed.model, memory=replace(weighed.model.memory, runs=runs)))
+    with pytest.raises(BenchError, match=r"different ways to measure memory: \S+ in a, VmHWM in b"):
+        compare([Named(name="a", report=weighed), Named(name="b", report=other)])
