@@ -20,7 +20,8 @@ from compress.errors import ModelError
 DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 _FRESH = (
     "clone conv1d conv2d conv3d linear batch_norm layer_norm group_norm prelu cat stack add sub mul div max_pool2d "
-    "avg_pool2d relu relu6 leaky_relu elu silu gelu hardswish hardsigmoid hardtanh sigmoid tanh clamp"
+    "avg_pool2d relu relu6 leaky_relu elu silu gelu hardswish hardsigmoid hardtanh sigmoid tanh clamp "
+    "slice_scatter select_scatter"
 )
 FRESH = frozenset(_FRESH.split())
 """Ops whose result never shares memory with an argument: what an in-place op writes there is seen nowhere else.
@@ -90,6 +91,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
             inline_blocks(program.graph_module)
             _remove_idle_dropout(program.graph)
             written = _written(program.graph)
+            write_out_of_place(program.graph)
             if _needs_functional_form(program.graph):
                 program = program.run_decompositions({})
             remove_unread(program.graph)
@@ -132,8 +134,7 @@ def _written(graph: fx.Graph) -> frozenset[str]:
             source[node] = node
         elif first in source and base_name(node) not in FRESH:
             source[node] = source[first]
-        mutable = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        mutable = mutable and base_name(node) != "detach"  # which changes no value
+        mutable = _is_mutable(node) and base_name(node) != "detach"  # which changes no value
         if mutable and first in source:
             found.add(source[first].name)
     return frozenset(found)
@@ -227,15 +228,78 @@ CHECKS = ("_assert", "sym_constrain_range")
 """Beginnings of the names of operations that only check something."""
 
 
+SCATTER = {
+    torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
+}
+"""View -> what puts other values in its place: both take the same arguments behind the tensors."""
+
+_CREATED = "zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like arange"
+CREATED = frozenset(_CREATED.split())
+"""Ops that make a tensor of a given size."""
+
+
+def write_out_of_place(graph: fx.Graph) -> None:
+    """Turn ``mask[1:3, 2:] = 7`` into a chain of scatters, where nobody else can see what is written.
+
+    Networks that build a mask so would otherwise need the functional form of all, which takes longer than the trace.
+    """
+    for node in list(graph.nodes):
+        root, *views = _written_through(node)
+        if not views or node.users or any(len(view.users) > 1 for view in views):
+            continue
+        others = [user for user in root.users if user < node and user is not views[0]]
+        if any(_may_share(user) for user in others) or (_may_share(root) and base_name(root) not in CREATED):
+            continue
+        with graph.inserting_before(node):
+            value = _insert(graph, functional(node), node.args, node.kwargs)
+            here = views[-1].meta["val"]
+            if (value.meta["val"].shape, value.meta["val"].dtype) != (here.shape, here.dtype):
+                graph.erase_node(value)
+                continue
+            for view in reversed(views):
+                scatter = SCATTER[view.target]  # type: ignore[index]
+                value = _insert(graph, scatter, (view.args[0], value, *view.args[1:]), view.kwargs)
+        for user in list(root.users):
+            if value < user:
+                user.replace_input_with(root, value)
+        graph.erase_node(node)
+
+
+def _written_through(node: fx.Node) -> tuple[fx.Node, ...]:
+    """What the in-place op ``node`` writes to, and the slices of it that lead there; at least one node."""
+    written = node.args[0] if _is_mutable(node) and node.args else node
+    views: list[fx.Node] = []
+    while isinstance(written, fx.Node) and written.target in SCATTER:
+        views.append(written)
+        written = written.args[0]
+    return (written, *reversed(views)) if isinstance(written, fx.Node) else (node,)
+
+
+def _may_share(node: fx.Node) -> bool:
+    """Whether the result may be an argument under another name."""
+    return _is_mutable(node) or base_name(node) not in FRESH
+
+
+def _insert(graph: fx.Graph, target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+    """A node with the sample of its result."""
+    node = graph.call_function(target, args, kwargs)
+    sample_args, sample_kwargs = fx.node.map_arg((args, kwargs), lambda argument: argument.meta["val"])
+    node.meta["val"] = target(*sample_args, **sample_kwargs)
+    return node
+
+
+def _is_mutable(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 def _needs_functional_form(graph: fx.Graph) -> bool:
     """Whether an in-place op writes to something that is seen under another name.
 
     Otherwise an in-place op is its out-of-place form, and the costlier functional graph is not needed.
     """
     for node in graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        if not node.target._schema.is_mutable:
+        if not _is_mutable(node):
             continue
         written = node.args[0] if node.args else None
         if not isinstance(written, fx.Node) or len(written.users) > 1 or base_name(written) not in FRESH:

@@ -22,6 +22,7 @@ from compress.graph.aten.trace import (
     inline_blocks,
     remove_unread,
     trace,
+    write_out_of_place,
 )
 from compress.surgery.graph_cut.batch import Batch, Static
 
@@ -117,6 +118,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
             trace(model, inputs)  # tells it in one line
             raise
         notes: tuple[str, ...] = (SWITCHED,) if inline_blocks(program.graph_module) else ()
+        write_out_of_place(program.graph)
         if _needs_functional_form(_without_dropout(program.graph)):
             drops = any(n.args[1] for n in program.graph.nodes if base_name(n) in DROPOUT.split())
             _remove_idle_dropout(program.graph)

@@ -48,7 +48,10 @@ def test_in_place_activations_need_no_functional_form(net):
 )
 def test_every_op_may_be_read_as_out_of_place(net, run):
     model = net(run, conv=nn.Conv2d(3, 4, 3))
-    traced = trace(model, (X,))
+    torch.testing.assert_close(read_out_of_place(trace(model, (X,))), model(X).detach())
+
+
+def read_out_of_place(traced):
     env = {}
     for node in traced.graph.nodes:
         if node.op == "placeholder":
@@ -56,8 +59,63 @@ def test_every_op_may_be_read_as_out_of_place(net, run):
         elif node.op == "call_function":
             args, kwargs = tree_map_only(fx.Node, env.__getitem__, (node.args, node.kwargs))
             env[node] = functional(node)(*args, **kwargs)
+            assert env[node].shape == node.meta["val"].shape, node
+            assert env[node].dtype == node.meta["val"].dtype, node
     (result,) = next(node for node in traced.graph.nodes if node.op == "output").args[0]
-    torch.testing.assert_close(env[result], model(X).detach())
+    return env[result]
+
+
+def write(y, place, value):
+    y[place] = value
+    return y
+
+
+ROWS = slice(1, 3)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: write(m.conv(x), (slice(None), ROWS), 3.0),
+        lambda m, x: write(write(m.conv(x), (slice(None), ROWS, slice(1, None)), 3.0), (0, 2), -1.0) * 2,
+        lambda m, x: write(m.conv(x), (slice(None), slice(None, None, 2)), torch.arange(6.0)),
+        lambda m, x: (lambda y: (y * 2, write(y, (slice(None), 1), 0.0))[0] + y)(m.conv(x)),
+        lambda m, x: m.conv(x) + write(x.new_zeros(6, 6), (ROWS, slice(-2, None)), 7),
+    ],
+    ids=["a slice", "twice", "values", "read before and after", "a mask"],
+)
+def test_what_is_written_to_parts_is_scattered(net, run, monkeypatch: pytest.MonkeyPatch):
+    model = net(run, conv=nn.Conv2d(3, 4, 3))
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)  # it must not be needed
+    torch.testing.assert_close(read_out_of_place(trace(model, (X,))), model(X).detach())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: (lambda y: (lambda v: (write(y, (slice(None), ROWS), 3.0), v)[1])(y[:, 1:]))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (write(v, (slice(None), ROWS), 3.0), y)[1])(y[:, 1:]))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (v.zero_(), y + v.sum())[1])(y[:, 1:]))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (write(y, (0, 1), 3.0), v * 2)[1])(y.flatten(1)))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (write(v, (0, 1), 3.0), y)[1])(y.view(1, 4, 36)))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (write(y, (0, 1), 3.0), v * 2)[1])(y[:, ROWS].relu_()))(m.conv(x)),
+        lambda m, x: (lambda y: (lambda v: (write(y, (0, 1), 3.0), v * 2)[1])(y.mul_(2)))(m.conv(x)),
+        lambda m, x: (lambda y: (y[:, 2:].mul_(y[:, :2]), y)[1])(m.conv(x)),
+    ],
+    ids=[
+        "an older slice",
+        "into a slice",
+        "the slice is read",
+        "a view",
+        "into a view",
+        "a result in place",
+        "itself",
+        "own values",
+    ],
+)
+def test_what_is_seen_under_another_name_stays_right(net, run):
+    model = net(run, conv=nn.Conv2d(3, 4, 3))
+    torch.testing.assert_close(read_out_of_place(trace(model, (X,))), model(X).detach())
 
 
 def test_control_flow_on_values_is_refused_with_the_shape(net, caplog):
