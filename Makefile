@@ -26,7 +26,7 @@ demo: setup ## train, compact, export and benchmark on the embedded digits, in a
 	$(BIN)/python experiments/pipeline.py --recipe recipes/digits-demo.toml --out $(RUNS)/demo
 
 test: setup ## the whole test suite, on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## what takes minutes: 500 random networks through surgery
 	$(BIN)/pytest -m slow

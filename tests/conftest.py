@@ -1,4 +1,7 @@
-"""Real data sets, where there are any: the folder that ``COMPRESS_TEST_DATA`` names, ``../shared/data`` by default."""
+"""Real data sets, where there are any: the folder that ``COMPRESS_TEST_DATA`` names, ``../shared/data`` by default.
+
+And the order of the files: those that take longest come first.
+"""
 
 import os
 import tarfile
@@ -7,7 +10,26 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = (
+    "tests/test_whole_way.py",
+    "tests/surgery/test_random_networks.py",
+    "tests/surgery/test_pitfalls_ops.py",
+    "tests/surgery/test_exam.py",
+    "tests/train/test_world.py",
+    "tests/train/test_compaction.py",
+    "tests/train/test_killed.py",
+    "tests/cli/test_train.py",
+    "tests/cli/test_finetune.py",
+)
+"""Those that take half a minute or more, as ``pytest --durations=0`` tells; one that is missing only costs time."""
+
 IMAGES_PER_CLASS = {"train": 200, "test": 20}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, so that workers which take file after file end at about the same time."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 
 
 @pytest.fixture(scope="session")
