@@ -1,5 +1,6 @@
 """``compress export`` of other sources and to smaller numbers, on a run that was really trained on the digits."""
 
+import functools
 import gzip
 import json
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import bench
 from compress.cli.export.variants import why_int8_is_slower
 from compress.train.recipe import resolve
 from compress.train.rundir import open_run
@@ -29,6 +31,7 @@ def run_dir(tmp_path_factory):
         "penalty.name": "none",
         "schedule.epochs": 4,
         "run.device": "cpu",
+        "run.curves": False,
         "run.out": path,
     }
     train(resolve(None, flags), console=Console(quiet=True))
@@ -67,7 +70,8 @@ def document(path):
     return json.loads(path.with_name(f"{path.name}.json").read_text())
 
 
-def test_int8_is_calibrated_judged_timed_and_told(run_dir, tmp_path, compress_command):
+def test_int8_is_calibrated_judged_timed_and_told(run_dir, tmp_path, compress_command, monkeypatch):
+    monkeypatch.setattr("bench.latency", functools.partial(bench.latency, runs=6, min_seconds=0.5))
     path, plain = tmp_path / "int8.onnx", tmp_path / "plain.onnx"
     assert compress_command("export", run_dir, "--onnx", plain).code == 0
     done = compress_command("export", run_dir, "--onnx", path, "--int8", "--calibration-images", 40)
