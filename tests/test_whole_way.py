@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,20 @@ def pipeline(recipe: str, out: Path, *train: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``call(main, *words)``: the exit code of a console script's function, in this process, where all is imported."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # compress would set it for good
+
+    def run(main: Callable[[], None], *words: object) -> int:
+        monkeypatch.setattr(sys, "argv", [main.__module__.partition(".")[0], *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return int(exit_.value.code or 0)
+
+    return run
 
 
 def check_run(run: Path) -> None:
@@ -74,24 +89,34 @@ def test_digits(tmp_path: Path) -> None:
     check_run(out)
 
 
-def test_resnet20_on_cifar10_jpeg(tmp_path: Path, cifar10_jpeg: Path) -> None:
+def test_resnet20_on_cifar10_jpeg(tmp_path: Path, cifar10_jpeg: Path, call: Callable[..., int]) -> None:
     """Residual additions, 600 images, two epochs: the path, not the accuracy."""
-    out = tmp_path / "run"
-    options = ["--data-dir", str(cifar10_jpeg), "--limit", "600", "--epochs", "2", "--strength", "4"]
-    pipeline("resnet20-cifar10jpeg.toml", out, *options, "--set", "penalty.epochs=2")
+    import bench.cli
+    import compress.cli
+
+    out, recipe = tmp_path / "run", ROOT / "recipes" / "resnet20-cifar10jpeg.toml"
+    small, dense = out / "model.onnx", out / "model-dense.onnx"
+    options = ["--data-dir", cifar10_jpeg, "--limit", 600, "--epochs", 2, "--strength", 4]
+    settings = ["--set", "penalty.epochs=2", "--set", "run.curves=false"]
+    pair = [small, "--baseline", dense, "--device", "cpu", "--threads", 1]
+    assert call(compress.cli.main, "train", "--recipe", recipe, "--out", out, *options, *settings) == 0
+    assert call(compress.cli.main, "export", out, "--onnx", small) == 0
+    assert call(compress.cli.main, "export", out, "--onnx", dense, "--dense") == 0
+    quick = ["--runs", 6, "--min-seconds", 0.5]
+    assert call(bench.cli.main, "latency", *pair, *quick, "--json", out / "latency.json") == 0
+    assert call(bench.cli.main, "memory", *pair, "--json", out / "memory.json") == 0
     check_run(out)
 
 
 @pytest.mark.parametrize("step", ["export", "inspect"])
-def test_the_next_command_after_an_unfinished_run_says_what_to_do(tmp_path: Path, step: str) -> None:
-    options = ["--onnx", str(tmp_path / "x.onnx")] if step == "export" else []
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "compress"), step, str(tmp_path), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert str(tmp_path) in done.stderr
+def test_the_next_command_after_an_unfinished_run_says_what_to_do(
+    tmp_path: Path, step: str, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import compress.cli
+
+    options = ["--onnx", tmp_path / "x.onnx"] if step == "export" else []
+    assert call(compress.cli.main, step, tmp_path, *options) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert str(tmp_path) in told
     assert not (tmp_path / "x.onnx").exists()
