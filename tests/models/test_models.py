@@ -49,7 +49,10 @@ def figures(name: str, channels: int, size: int, classes: int) -> tuple[int, int
     return count_parameters(model), count_macs(model, (torch.zeros(1, channels, size, size),))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet110")) for name in MODELS],  # resnet56's class
+)
 def test_has_these_parameters_and_multiply_accumulates(name):
     image = (1, 28) if name.startswith("lenet") else (3, 32)
     assert figures(name, *image, 10) == FIGURES[name]

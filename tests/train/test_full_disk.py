@@ -30,7 +30,7 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-@pytest.mark.parametrize("missing", [1, 100, 5000])
+@pytest.mark.parametrize("missing", [1, pytest.param(100, marks=pytest.mark.slow), 5000])
 def test_a_checkpoint_that_finds_no_room_leaves_the_old_one_and_the_run_goes_on(
     tiny: Tiny, tmp_path: Path, stopping: Callable, missing: int
 ):

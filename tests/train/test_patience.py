@@ -27,7 +27,7 @@ def last_epoch(accuracy: list[float], patience: int, first: int) -> int:
     return len(accuracy)
 
 
-@pytest.mark.parametrize("patience", [1, 2, 3])
+@pytest.mark.parametrize("patience", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_run_ends_after_so_many_epochs_without_a_gain_and_keeps_the_best(tiny: Tiny, tmp_path: Path, patience: int):
     settings = ("penalty.epochs=3", "schedule.epochs=12", "schedule.lr_schedule=constant", "optimizer.lr=0.1")
     settings = (*settings, "penalty.strength=0.02")
