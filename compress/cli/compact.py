@@ -52,7 +52,7 @@ def _sizes(given: list[str]) -> dict[str, tuple[int, ...]]:
     sizes = {}
     for text in given:
         name, _, shape = text.rpartition("=")
-        if not name or not all(part.isdigit() and int(part) for part in shape.split("x")):
+        if not name or not all(part.isdecimal() and int(part) for part in shape.split("x")):
             raise ConfigError(f"--input-size {text}: expected a name and a shape, for example input=1x3x224x224.")
         sizes[name] = tuple(map(int, shape.split("x")))
     return sizes

@@ -209,7 +209,13 @@ class _Task:
             fold_(double, cut.decision)
             made = cut.plan.as_graph(double, in_double(self.example), self.traces)
             assert isinstance(double, OnnxNetwork)
-            twin = OnnxNetwork(Writer(self.folded, double, made, self.moving).write()).eval()
+            try:
+                twin = OnnxNetwork(Writer(self.folded, double, made, self.moving).write()).eval()
+            except Unwritable as reason:
+                raise VerificationError(
+                    f"{self.path}: {reason.path}: the small file can't be compared in double precision "
+                    f"({reason.reason}); it is not written."
+                ) from None
         original = Session(self.original, self.network)
         small = Session(self.small, self.network)
         return certify(original, small, twin, self.example, runs=self.runs)

@@ -167,6 +167,7 @@ def test_the_command_writes_nothing_where_it_refuses(path: Path) -> None:
         (("model.onnx", "--out", "small.txt"), "must end in .onnx"),
         (("model.onnx", "--out", "."), "folder"),
         (("model.onnx", "--out", "small.onnx", "--input-size", "x=1x-3"), "expected a name and a shape"),
+        (("model.onnx", "--out", "small.onnx", "--input-size", "x=1x\u00b2"), "expected a name and a shape"),
         (("model.onnx", "--out", "small.onnx", "--input-size", "z=1x3x8x8"), "has no input z; its inputs: x"),
         (("model.onnx", "--out", "small.onnx", "--input-size", "x=1x3x9x8"), "does not run with inputs"),
         (("gone.onnx", "--out", "small.onnx"), "there is no such file"),

@@ -16,6 +16,7 @@ from onnx.external_data_helper import (
 )
 
 from compress.errors import ModelError
+from compress.graph.onnx.order import sort_
 
 OPSETS = range(13, 24)
 """Opsets of the default domain whose operations are known: axes became inputs in 13."""
@@ -45,6 +46,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, tuple[Path, ...]]:
         raise ModelError(f"{path}: can't be read as ONNX, it is damaged: a name in it is no text (UTF-8).")
     _require_opset(path, model)
     files = _load_weights(path, model)
+    sort_(model.graph)
     try:
         onnx.checker.check_model(model if model.ByteSize() < PROTOBUF_LIMIT else str(path))
     except Exception as error:  # the checker raises its own error, and others of its C++ side

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
 from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
 from compress.graph.onnx.opaque import opaque
 from compress.graph.onnx.ops import OPS, Node, Unhandled, cast_type, made, picked, tensors, torch_dtype
+from compress.graph.onnx.order import outer_names
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
 CASTS = frozenset(("Cast", "CastLike"))
@@ -335,14 +336,3 @@ def _register(module: nn.Module, name: str, value: Tensor, *, buffer: bool) -> N
         module.register_buffer(name, value.detach())
     else:
         module.register_parameter(name, value if isinstance(value, nn.Parameter) else nn.Parameter(value, False))
-
-
-def outer_names(node: onnx.NodeProto) -> Iterator[str]:
-    """What subgraphs of a node read from outside of them."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            own = {value.name for value in (*graph.input, *graph.initializer)}
-            for inner in graph.node:
-                yield from (name for name in (*inner.input, *outer_names(inner)) if name and name not in own)
-                own |= set(inner.output)
-            yield from (value.name for value in graph.output if value.name not in own)

@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from compress.graph.onnx.network import outer_names
+from compress.graph.onnx.order import outer_names
 from compress.graph.onnx.statics import Array
 
 INITIALIZERS_ALONE = 4

@@ -23,7 +23,7 @@ from compress.graph.aten.ops import BATCH_NORM, CONVOLUTION, CONVOLUTION_TRANSPO
 from compress.graph.aten.trace import CHECKS, base_name
 from compress.graph.onnx import OnnxNetwork
 from compress.graph.onnx.layers import LAYERS
-from compress.graph.onnx.network import outer_names
+from compress.graph.onnx.order import outer_names
 from compress.graph.onnx.statics import SHAPES, Array, shape_value
 from compress.surgery.graph_cut import GraphCut
 from compress.surgery.graph_cut.state import Constant, Pick
