@@ -26,7 +26,7 @@ def configuration(out: Path, net: str) -> Config:
         "model.name": net, "data.name": "digits", "data.limit": 200, "data.augment.pad": 1, "run.out": out,
         "penalty.name": "group-lasso", "penalty.strength": 0.2, "penalty.warmup_epochs": 0.5,
         "optimizer.lr": 0.05, "schedule.epochs": 3, "schedule.batch_size": 32, "schedule.lr_schedule": "cosine",
-        "run.device": "cpu", "run.threads": 1,
+        "run.device": "cpu", "run.threads": 1, "run.curves": False,
     }  # fmt: skip
     return resolve(flags=flags)
 
