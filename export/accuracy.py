@@ -31,7 +31,11 @@ def accuracy_of(model: onnx.ModelProto, batches: Batches) -> float:
         if len(images) % size:
             raise ExportError(f"{len(images)} images cannot be run in batches of {size}, which the graph is fixed to")
         for start in range(0, len(images), size):
-            (scores, *_) = session.run(None, {entry.name: images[start : start + size]})
+            portion = images[start : start + size]
+            try:
+                (scores, *_) = session.run(None, {entry.name: portion})
+            except Exception as error:  # ONNX Runtime's have no common base class
+                raise ExportError(f"ONNX Runtime fails on images of shape {portion.shape}: {error}") from error
             right += int((scores.argmax(1) == labels[start : start + size]).sum())
         total += len(images)
     if total == 0:

@@ -42,8 +42,11 @@ def write_all(contents: Mapping[Path, bytes]) -> None:
     Older files stay as they were on any failure.
 
     Raises:
-        ExportError: The disk is full, or a folder went away.
+        ExportError: The disk is full, a folder went away, or one of the paths is a folder.
     """
+    for path in contents:
+        if path.is_dir():  # renaming would fail there after others were replaced
+            raise ExportError(f"cannot write {path}: it is a folder; no file was changed")
     temporary = {path: _beside(path) for path in contents}
     try:
         for path, content in contents.items():

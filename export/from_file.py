@@ -19,16 +19,19 @@ from export import passes
 from export.errors import ExportError
 from export.load import default_opset, load
 from export.opset import require_known
-from export.proof import FLOAT16, FLOAT32, INT8, INT8_WEIGHTS, Cases, Graph, compared, count, optimised, simplified
+from export.proof import FLOAT32, Cases, Graph, compared, count, optimised, precision_of, simplified
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
+    IMAGE_DIMENSIONS,
+    OTHER_SIZES,
     RELATIVE_TOLERANCE,
     Case,
     Inputs,
-    at_other_sizes,
+    Sides,
     outputs_of,
     random_batches,
     require_finite,
+    resized,
 )
 
 SIDES = (2, 3)
@@ -69,7 +72,7 @@ def read_graph(
         ExportError: See `export.load`; the file cannot be run, or its own outputs are not finite.
     """
     source = load(path)
-    precision = _precision(source)
+    precision = precision_of(source)
     tolerance = tolerance if precision == FLOAT32 else max(tolerance, ROUNDED_TOLERANCE)
     random, notes = _random_cases(source, path)
     cases = Cases(random, _cases(source, extra_inputs, path), tolerance, reference="the file")
@@ -114,44 +117,61 @@ def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _precision(model: onnx.ModelProto) -> str:
-    """What the weights of a file are already, in the words of `export.proof.Graph`."""
-    ops = {node.op_type for node in model.graph.node}
-    if "QuantizeLinear" in ops or any(op.startswith("QLinear") for op in ops):
-        return INT8
-    if "DequantizeLinear" in ops:
-        return INT8_WEIGHTS
-    kinds = {tensor.data_type for tensor in model.graph.initializer}
-    return FLOAT16 if onnx.TensorProto.FLOAT16 in kinds else FLOAT32
-
-
 def _random_cases(model: onnx.ModelProto, path: Path) -> tuple[list[Case], tuple[str, ...]]:
-    """Random batches at the open sizes, with what the file gives; a note for each size that it refuses."""
+    """Random batches at the open sizes, with what the file gives; a note on the sizes that it refuses."""
     weights = {tensor.name for tensor in model.graph.initializer}
     values = [value for value in model.graph.input if value.name not in weights]
-    example = tuple(_example(value, path) for value in values)
-    if not example:
+    if not values:
         raise ExportError(f"{path}: takes no input; there is nothing to verify")
-    open_batch = all(value.type.tensor_type.shape.dim and _size(value, 0) is None for value in values)
-    open_size = all(value.type.tensor_type.shape.dim[d:] and _size(value, d) is None for value in values for d in SIDES)
-    first, *others = at_other_sizes(example) if open_size else [example]
-    sizes = DYNAMIC_BATCH_SIZES if open_batch else None
-    cases = _cases(model, [*map(_numpy, random_batches(first, sizes))], path)
-    notes = []
+    first, *others = _sizes(values, tuple(_example(value, model, path) for value in values))
+    cases = _cases(model, [*map(_numpy, random_batches(first))], path)
+    refused = []
     for other in others:
         try:
-            cases += _cases(model, [*map(_numpy, random_batches(other, sizes))], path)
+            cases += _cases(model, [*map(_numpy, random_batches(other))], path)
         except ExportError:
-            shapes = ", ".join("x".join(map(str, x.shape[2:])) for x in other)
-            notes.append(f"not verified on images of {shapes}: the file itself does not take them")
-    return cases, tuple(notes)
+            refused.append(" and ".join("x".join(map(str, x.shape)) for x in other))
+    told = f"not verified on inputs of {', '.join(refused)}: the file itself does not take them"
+    return cases, (told,) if refused else ()
 
 
-def _example(value: onnx.ValueInfoProto, path: Path) -> Tensor:
+def _sizes(values: Sequence[onnx.ValueInfoProto], example: Inputs) -> list[Inputs]:
+    """The example at every size to verify at, its own first: what an input leaves open varies, the rest stays."""
+    has_images = any(_has_open_side(value, x) for value, x in zip(values, example, strict=True))
+    batches = DYNAMIC_BATCH_SIZES if any(_is_open(value, 0) for value in values) else (None,)
+    return [
+        tuple(_varied(value, x, sides, batch) for value, x in zip(values, example, strict=True))
+        for sides in (OTHER_SIZES if has_images else OTHER_SIZES[:1])
+        for batch in batches
+    ]
+
+
+def _varied(value: onnx.ValueInfoProto, x: Tensor, sides: Sides, batch: int | None) -> Tensor:
+    if _has_open_side(value, x):
+        x = resized(x, *(side if _is_open(value, d) else _same for side, d in zip(sides, SIDES, strict=True)))
+    return x if batch is None or not _is_open(value, 0) else x[:1].expand(batch, *x.shape[1:])
+
+
+def _same(size: int) -> int:
+    return size
+
+
+def _has_open_side(value: onnx.ValueInfoProto, x: Tensor) -> bool:
+    return x.ndim == IMAGE_DIMENSIONS and any(_is_open(value, d) for d in SIDES)
+
+
+def _is_open(value: onnx.ValueInfoProto, dimension: int) -> bool:
+    return len(value.type.tensor_type.shape.dim) > dimension and _size(value, dimension) is None
+
+
+def _example(value: onnx.ValueInfoProto, model: onnx.ModelProto, path: Path) -> Tensor:
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         raise ExportError(f"{path}: the input {value.name} has no shape; give it one, for example with onnx.helper")
-    shape = [_size(value, d) or (1 if d < min(SIDES) else DEFAULT_SIDE) for d in range(len(kind.shape.dim))]
+    is_open = [_size(value, d) is None for d in range(len(kind.shape.dim))]
+    channels_last = is_open[1:] == [True, True, False]  # [N, H, W, C]
+    guesses = {0: 1, 1: DEFAULT_SIDE if channels_last else _channels_read(model, value.name)}
+    shape = [_size(value, d) or guesses.get(d, DEFAULT_SIDE) for d in range(len(kind.shape.dim))]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
     if np.issubdtype(dtype, np.floating):
         return torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
@@ -162,6 +182,16 @@ def _example(value: onnx.ValueInfoProto, path: Path) -> Tensor:
     raise ExportError(
         f"{path}: the input {value.name} is {dtype}; only images, float32 or uint8, can be made up to verify on"
     )
+
+
+def _channels_read(model: onnx.ModelProto, name: str) -> int:
+    """How many channels a convolution takes that reads an input; 1 where none does."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] == name and node.input[1] in weights:
+            groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+            return int(weights[node.input[1]].dims[1] * groups)
+    return 1
 
 
 def _size(value: onnx.ValueInfoProto, dimension: int) -> int | None:

@@ -22,7 +22,7 @@ from export import opset as opsets
 from export import passes
 from export.errors import ExportError
 from export.files import require_writable
-from export.proof import FLOAT32, Cases, Graph, compared, count, optimised, simplified
+from export.proof import Cases, Graph, compared, count, optimised, precision_of, simplified
 from export.report import NO_METADATA, ExportReport, write
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
@@ -150,7 +150,7 @@ def graph_of(
         opset=opset,
         cases=cases,
         steps=(compared("exported", exported, cases, tolerance),),
-        precision=FLOAT32,
+        precision=precision_of(exported),
         nodes_before=len(exported.graph.node),
         batch_norms_before=sum(isinstance(module, _BATCH_NORMS) for module in model.modules()),
     )
@@ -220,9 +220,18 @@ def _export(
     if got != opset:
         raise ExportError(f"torch wrote opset {got} where {opset} was asked for")
     model_metadata.strip_traces(exported)
+    _name_outputs_(exported.graph, output_names)
     passes.run(passes.REPAIRS, exported)
     exported.ir_version = onnx.helper.find_min_ir_version_for(list(exported.opset_import))
     return exported
+
+
+def _name_outputs_(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Give every output its name, in place: a tensor that is returned twice has one name in torch's exporter."""
+    for value, name in zip(graph.output, names, strict=True):
+        if value.name != name:
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [name]))
+            value.name = name
 
 
 def _checked_inputs(inputs: Inputs, interface: Interface) -> Inputs:

@@ -1,18 +1,21 @@
 """An ONNX file from anywhere, read whole or refused with the reason."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from export.errors import ExportError
+from export.naming import in_order
+from export.sparse import make_dense_
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """Read a model with its weights, also those that lie in files beside it.
+    """Read a model with its weights, also those that lie in files beside it; sparse ones become dense.
 
     Raises:
         ExportError: There is no such file, it is empty, damaged or cut short, its weights are missing or lie outside of
@@ -28,6 +31,8 @@ def load(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path}: holds no graph with nodes; is it an ONNX file, and whole?")
     _require_known_opset(model, path)
     _load_weights(model, path)
+    make_dense_(model)
+    model = _in_order(model)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
@@ -81,6 +86,20 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         onnx.load_external_data_for_model(model, str(folder))
     except Exception as error:
         raise ExportError(f"{path}: its weights in {', '.join(named)} cannot be read: {_first_line(error)}") from error
+
+
+def _in_order(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with nodes behind those that they read, as ONNX demands; ONNX Runtime's float16 converter does not.
+
+    Where that is not to be had the checker says why.
+    """
+    made = {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    for node in model.graph.node:
+        if not made.issuperset(name for name in node.input if name):
+            with suppress(Exception):  # onnx_ir refuses damaged graphs with errors of many types
+                return in_order(model, model.ir_version)
+        made |= set(node.output)
+    return model
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,9 @@ from export.verify import Case, Parity, verify
 FLOAT32, FLOAT16, INT8, INT8_WEIGHTS = "float32", "float16", "int8", "int8 weights"
 """What the weights of a graph are."""
 
+INTEGER_OPS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"))
+HALF = frozenset((onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
+
 OPTIMISED = "optimised"
 SIMPLIFIED = "simplified"
 
@@ -105,14 +108,24 @@ class Graph:
             precision: What the weights have become, where they have changed.
 
         Raises:
-            ExportError: The checker refuses it, or it does not agree.
+            ExportError: The checker refuses it, it has other inputs or outputs, or it does not agree.
         """
+        for what, before, after in zip(("inputs", "outputs"), _interface(self.model), _interface(model), strict=True):
+            if before != after:
+                raise ExportError(f"the {name} graph has other {what}: {before} became {after}")
         step = compared(name, model, self.cases, self.cases.tolerance if tolerance is None else tolerance)
         return replace(self, model=model, steps=(*self.steps, step), precision=precision or self.precision)
 
     def noting(self, *notes: str) -> "Graph":
         """This graph with more notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+
+def _interface(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """The names of inputs and outputs; what has a value in the file is a weight."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    stored |= {sparse.values.name for sparse in model.graph.sparse_initializer}
+    return [v.name for v in model.graph.input if v.name not in stored], [v.name for v in model.graph.output]
 
 
 def compared(name: str, model: onnx.ModelProto | bytes, cases: Cases, tolerance: float) -> Step:
@@ -155,6 +168,18 @@ def simplified(graph: Graph, *, wanted: bool) -> Graph:
         return graph.then(SIMPLIFIED, simplify(graph.model))
     except ExportError as error:
         return graph.noting(f"not simplified: {error}")
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """What the weights of a file are already, in the words of `Graph`."""
+    ops = {node.op_type for node in model.graph.node}
+    if ops & INTEGER_OPS or any(op.startswith("QLinear") for op in ops):
+        return INT8
+    if "DequantizeLinear" in ops:
+        return INT8_WEIGHTS
+    given = [attribute.t for node in model.graph.node for attribute in node.attribute if node.op_type == "Constant"]
+    kinds = {tensor.data_type for tensor in (*model.graph.initializer, *given)}
+    return FLOAT16 if kinds & HALF else FLOAT32
 
 
 def count(model: onnx.ModelProto, op_type: str) -> int:

@@ -24,7 +24,7 @@ def open_session(
         ExportError: ONNX Runtime cannot load it; the message holds its reason.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: they come as exceptions, warnings would reach the user's terminal
+    options.log_severity_level = 4  # errors come as exceptions, and need not reach the user's terminal beside that
     options.intra_op_num_threads = torch.get_num_threads()  # as many as the caller granted torch
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL

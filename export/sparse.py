@@ -80,6 +80,20 @@ def store_sparse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Sparse | None
     return changed, Sparse(len(smaller), model.ByteSize(), changed.ByteSize())
 
 
+def make_dense_(model: onnx.ModelProto) -> None:
+    """Store every sparse weight of a graph densely, in place: onnx can infer no shapes behind sparse ones."""
+    graph = model.graph
+    for sparse in graph.sparse_initializer:
+        values, places = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if places.ndim == 1:
+            dense.reshape(-1)[places] = values
+        else:
+            dense[tuple(places.T)] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    graph.ClearField("sparse_initializer")
+
+
 def _is_weight(tensor: onnx.TensorProto) -> bool:
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8)
     return tensor.data_type in kinds and len(tensor.dims) >= WEIGHT_DIMENSIONS

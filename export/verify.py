@@ -11,7 +11,7 @@ mean of |onnx_o(b) - torch_o(b)| over all values of all outputs, and how often t
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,15 @@ RANDOM_SCALES = (0.25, 1.0, 1.0, 4.0)
 # the traced size.
 DYNAMIC_BATCH_SIZES = (1, 2, 5)
 
+NUMBERS = "biuf"
+"""Kinds of numpy's types that can be compared: truth values, whole numbers, floating point."""
+
 IMAGE_DIMENSIONS = 4
 
 # Height and width from those of the example: its own; odd, not square, and a bit larger, where a size that the export
 # took for a constant or a multiple shows; and twice as large.
-OTHER_SIZES: tuple[tuple[Callable[[int], int], Callable[[int], int]], ...] = (
+Sides = tuple[Callable[[int], int], Callable[[int], int]]
+OTHER_SIZES: tuple[Sides, ...] = (
     (lambda height: height, lambda width: width),
     (lambda height: height + 3, lambda width: width + width // 2 + 1),
     (lambda height: 2 * height, lambda width: 2 * width),
@@ -94,13 +98,16 @@ def at_other_sizes(example_inputs: Inputs) -> list[Inputs]:
     Only inputs ``[N, C, H, W]`` have a height and a width.
     """
     return [
-        tuple(_resized(x, height, width) if x.ndim == IMAGE_DIMENSIONS else x for x in example_inputs)
+        tuple(resized(x, height, width) if x.ndim == IMAGE_DIMENSIONS else x for x in example_inputs)
         for height, width in OTHER_SIZES
     ]
 
 
-def _resized(image: Tensor, height: Callable[[int], int], width: Callable[[int], int]) -> Tensor:
-    """Values of the image repeated or left out: their range is what counts."""
+def resized(image: Tensor, height: Callable[[int], int], width: Callable[[int], int]) -> Tensor:
+    """The image at another height and width.
+
+    Values are repeated or left out: their range is what counts.
+    """
     rows, columns = image.shape[2:]
     taken = torch.arange(height(rows)) % rows, torch.arange(width(columns)) % columns
     return image[:, :, taken[0]][:, :, :, taken[1]]
@@ -184,14 +191,16 @@ def verify(
     return parity
 
 
-def outputs_of(model: onnx.ModelProto, inputs: Sequence[tuple[Array, ...]], what: str) -> list[tuple[Array, ...]]:
+def outputs_of(model: onnx.ModelProto, inputs: Iterable[tuple[Array, ...]], what: str) -> Iterator[tuple[Array, ...]]:
     """What ONNX Runtime computes node by node, as the graph is written: the reference for what comes as a file.
+
+    One after another, as they are asked for.
 
     Raises:
         ExportError: It cannot load or run it.
     """
     run = _runner(model, what, optimise=False)
-    return [run(Case(batch, ())) for batch in inputs]
+    return (run(Case(batch, ())) for batch in inputs)
 
 
 def _runner(model: onnx.ModelProto | bytes, what: str, *, optimise: bool = True) -> Callable[[Case], tuple[Array, ...]]:
@@ -266,9 +275,12 @@ def require_finite(outputs: tuple[Array, ...], what: str) -> None:
     """Refuse outputs that cannot be compared.
 
     Raises:
-        ExportError: A value is not finite.
+        ExportError: A value is not finite, or an output is none of numbers.
     """
     for index, output in enumerate(outputs):
+        kind = output.dtype if isinstance(output, np.ndarray) else type(output).__name__
+        if not isinstance(output, np.ndarray) or output.dtype.kind not in NUMBERS:
+            raise ExportError(f"{what}: output {index} is {kind}; only tensors of numbers can be compared")
         bad = int(output.size - np.isfinite(output).sum())
         if bad:
             raise ExportError(f"{what}: output {index} holds {bad} values that are not finite, of {output.size}")

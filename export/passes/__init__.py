@@ -37,9 +37,12 @@ def run(passes: Passes, model: onnx.ModelProto) -> tuple[str, ...]:
     """Run passes on `model`, in place; the names of those that changed something.
 
     Raises:
-        ExportError: A pass failed on this graph.
+        ExportError: A pass failed on this graph, or onnx_ir cannot read it.
     """
-    graph = onnx_ir.from_proto(model)
+    try:
+        graph = onnx_ir.from_proto(model)
+    except Exception as error:  # of many types, one around another; the innermost says why
+        raise ExportError(f"onnx_ir {onnx_ir.__version__} cannot read the graph: {_innermost(error)}") from error
     changed = []
     for name, make in passes.items():
         # Passes of onnx_ir and onnxscript raise many unrelated types on graphs that they do not know.
@@ -52,3 +55,9 @@ def run(passes: Passes, model: onnx.ModelProto) -> tuple[str, ...]:
     if changed:
         model.CopyFrom(onnx_ir.to_proto(graph))
     return tuple(changed)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -33,8 +33,8 @@ ELEMENTWISE = frozenset(
 )
 """What gives at each place a function of what is there."""
 
-WHOLE_IMAGE = frozenset(("GlobalAveragePool", "GlobalMaxPool"))
-"""The mean and the largest of a constant are the constant."""
+WHOLE_IMAGE: dict[str, Callable[..., Array]] = {"GlobalAveragePool": np.mean, "GlobalMaxPool": np.max}
+"""The mean and the largest over height and width, which are those of the small array."""
 
 
 class RemoveDeadBranches(onnx_ir.passes.InPlacePass):
@@ -67,17 +67,22 @@ def _constant_output(node: onnx_ir.Node, known: Known) -> Array | None:
     if not any(value in known for value in node.inputs) or any(array is None for array in inputs):
         return None
     if node.op_type in WHOLE_IMAGE:
-        return inputs[0]
+        return _over_image(node, inputs[0])
     if node.op_type in ELEMENTWISE and len(inputs) == len(node.inputs):
         return _evaluated(node, [array for array in inputs if array is not None])
     return None
+
+
+def _over_image(node: onnx_ir.Node, array: Array | None) -> Array | None:
+    return None if array is None else WHOLE_IMAGE[node.op_type](array, axis=tuple(range(2, array.ndim)), keepdims=True)
 
 
 def _evaluated(node: onnx_ir.Node, inputs: list[Array]) -> Array:
     (result,) = ReferenceEvaluator(onnx_ir.to_proto(node)).run(
         None, {value.name: array for value, array in zip(node.inputs, inputs, strict=True) if value is not None}
     )
-    return np.asarray(result, inputs[0].dtype)
+    kind = node.outputs[0].dtype
+    return np.asarray(result, inputs[0].dtype if kind is None else kind.numpy())
 
 
 def _zero_convolution(node: onnx_ir.Node, inputs: list[Array | None]) -> Array | None:

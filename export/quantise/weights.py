@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 
 from export.errors import ExportError
-from export.passes.initializers import add_initializer, constant
+from export.passes.initializers import add_initializer, constant, free_name
 from export.proof import INT8_WEIGHTS, Graph
 from export.quantise.int8 import FIRST_OPSET
 
@@ -76,7 +76,7 @@ def _store(graph: onnx_ir.Graph, weight: onnx_ir.Value, axis: int) -> None:
         add_initializer(graph, f"{weight.name}_scale", scale.ravel()),
     ]
     node = onnx_ir.node("DequantizeLinear", inputs, attributes={"axis": axis})
-    node.outputs[0].name = f"{weight.name}_float"
+    node.outputs[0].name = free_name(graph, f"{weight.name}_float")
     graph.insert_before(graph[0], node)
     onnx_ir.convenience.replace_all_uses_with(weight, node.outputs[0])
     del graph.initializers[str(weight.name)]

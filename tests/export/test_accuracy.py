@@ -21,3 +21,5 @@ def test_what_cannot_be_measured_is_refused(make_graph):
         accuracy_of(model, [])
     with pytest.raises(ExportError, match="6 images cannot be run in batches of 4"):
         accuracy_of(model, [(np.zeros((6, 3), np.float32), np.zeros(6, np.int64))])
+    with pytest.raises(ExportError, match=r"fails on images of shape \(4, 2\)"):
+        accuracy_of(model, [(np.zeros((4, 2), np.float32), np.zeros(4, np.int64))])

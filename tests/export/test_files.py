@@ -47,6 +47,16 @@ def test_read_only_folder_is_refused():
         require_writable(Path("/proc/self/m.onnx"))
 
 
+def test_a_folder_in_one_of_the_places_changes_nothing(tmp_path):
+    first, second = tmp_path / "m.onnx.json", tmp_path / "m.ort"
+    first.write_bytes(b"older")
+    second.mkdir()
+    with pytest.raises(ExportError, match=r"m\.ort: it is a folder; no file was changed"):
+        write_all({first: b"new", second: b"new"})
+    assert first.read_bytes() == b"older"
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
 def test_disk_that_is_full_changes_nothing(tmp_path):
     path = tmp_path / "m.onnx"
     other = tmp_path / "m.onnx.json"

@@ -68,8 +68,83 @@ def test_open_sizes_are_verified_where_the_file_takes_them(make_graph, tmp_path,
     weights = {"s": np.array([0, 3, -1, 8, 8]), "0": np.array([0]), "4": np.array([4]), "1": np.array([1])}
     onnx.save(make_graph(nodes, weights, x=("n", 3, "h", "w"), y=("n", 3), opset=13), tmp_path / "eights.onnx")
     graph = export.read_graph(tmp_path / "eights.onnx")
-    assert graph.notes[0] == "not verified on images of 67x97: the file itself does not take them"
+    refused = "1x3x67x97, 2x3x67x97, 5x3x67x97"
+    assert graph.notes[0] == f"not verified on inputs of {refused}: the file itself does not take them"
     assert {shapes[0][2:] for shapes in graph.steps[-1].random.shapes} == {(64, 64), (128, 128)}
+
+
+@pytest.mark.parametrize(
+    "shapes, expected",
+    [
+        ({"x": ("n", 3, 8, 8), "z": (1, 4, 1, 1)}, {((n, 3, 8, 8), (1, 4, 1, 1)) for n in (1, 2, 5)}),
+        ({"x": (1, 3, 8, "w"), "z": (1, 4, 1, 1)}, {((1, 3, 8, w), (1, 4, 1, 1)) for w in (64, 97, 128)}),
+        ({"x": ("n", "c", 8, 8), "z": ("n", 4, 1, 1)}, {((n, 3, 8, 8), (n, 4, 1, 1)) for n in (1, 2, 5)}),
+    ],
+)
+def test_what_one_input_leaves_open_varies(tmp_path, rng, shapes, expected):
+    """Also where another one is fixed; channels are those that the first layer takes."""
+    weight = rng.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Mul", ["c", "z"], ["y"])]
+    inputs = [helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items()]
+    out = helper.make_tensor_value_info("y", 1, (None, 4, None, None))
+    graph = helper.make_graph(nodes, "g", inputs, [out], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "m.onnx")
+    graph = export.read_graph(tmp_path / "m.onnx")
+    assert set(graph.steps[-1].random.shapes) == expected
+    assert graph.notes == ()
+
+
+def test_channels_may_come_last(make_graph, tmp_path, rng):
+    nodes = [("Transpose", ["x"], ["t"], {"perm": [0, 3, 1, 2]}), ("Conv", ["t", "w"], ["y"], {})]
+    weights = {"w": rng.normal(size=(4, 3, 3, 3)).astype(np.float32)}
+    onnx.save(make_graph(nodes, weights, x=("n", "h", "w", 3), y=("n", 4, "a", "b")), tmp_path / "m.onnx")
+    shapes = export.read_graph(tmp_path / "m.onnx").steps[-1].random.shapes
+    assert {shape for (shape,) in shapes} == {(n, 64, w, 3) for n in (1, 2, 5) for w in (64, 67, 128)}
+
+
+NO_NUMBERS = {
+    "sequence": (
+        helper.make_node("SequenceConstruct", ["y", "y"], ["o"]),
+        helper.make_tensor_sequence_value_info("o", 1, None),
+    ),
+    "text": (helper.make_node("Cast", ["y"], ["o"], to=8), helper.make_tensor_value_info("o", 8, ("n", 4))),
+}
+
+
+@pytest.mark.parametrize("node, value", NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_outputs_that_are_no_numbers_are_refused(file, model, node, value):
+    model.graph.node.append(node)
+    model.graph.output.append(value)
+    onnx.save(model, file)
+    with pytest.raises(ExportError, match=r"output 1 is .*; only tensors of numbers can be compared"):
+        export.read_graph(file)
+
+
+def test_nodes_out_of_order_are_sorted(file, model):
+    """As ONNX Runtime's converter to float16 writes them."""
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, file)
+    assert export.read_graph(file).steps[-1].random.max_relative_difference < 1e-5
+
+
+def test_names_that_are_no_text_are_refused(file):
+    file.write_bytes(file.read_bytes().replace(b"dead", b"d\x8fad"))
+    with pytest.raises(ExportError, match="cannot read the graph"):
+        export.read_graph(file)
+
+
+def test_sparse_weights_are_read(file, model, tmp_path, rng):
+    """What ``--sparse-initializers`` writes can be given to the next command."""
+    sparse = np.where(rng.random((4, 3, 3, 3)) < 0.9, 0, 1).astype(np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(sparse, "w"))
+    onnx.save(model, file)
+    report = export.write(export.read_graph(file, simplify=False), tmp_path / "s.onnx", sparse_initializers=True)
+    assert len(onnx.load(report.path).graph.sparse_initializer) > 0
+    again = export.read_graph(report.path)
+    assert again.steps[-1].random.max_relative_difference < 1e-5
+    assert not again.model.graph.sparse_initializer
 
 
 def test_a_pass_that_changes_the_function_is_left_out(file, monkeypatch):
@@ -214,6 +289,14 @@ def test_smaller_numbers_are_known_again(make_graph, tmp_path, rng, smaller, pre
     assert again.precision == precision
     with pytest.raises(ExportError, match=f"starts? from float32, this graph is {precision}"):
         smaller(again)
+
+
+def test_float16_weights_of_constant_nodes_are_known_again(make_graph, tmp_path, rng):
+    weight = numpy_helper.from_array(rng.normal(size=(8, 3, 3, 3)).astype(np.float16))
+    nodes = [("Constant", [], ["w"], {"value": weight}), ("Cast", ["x"], ["h"], {"to": 10})]
+    nodes += [("Conv", ["h", "w"], ["c"], {}), ("Cast", ["c"], ["y"], {"to": 1})]
+    onnx.save(make_graph(nodes, x=(1, 3, 8, 8), y=(1, 8, 6, 6)), tmp_path / "m.onnx")
+    assert export.read_graph(tmp_path / "m.onnx").precision == "float16"
 
 
 def test_inputs_that_cannot_be_made_up_are_refused(tmp_path, make_graph):

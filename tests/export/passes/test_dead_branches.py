@@ -58,6 +58,35 @@ def test_a_gate_that_is_zero_takes_its_branch_with_it(make_graph, run_graph, app
     same(run_graph, rng, changed, model, 2, 4, 5, 5)
 
 
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_what_differs_from_place_to_place_is_pooled(make_graph, run_graph, apply_pass, ops, rng, pool):
+    nodes = [
+        ("Conv", ["x", "w"], ["c"], {"pads": [1, 1, 1, 1]}),
+        ("Add", ["c", "places"], ["p"], {}),
+        (pool, ["p"], ["g"], {}),
+        ("Mul", ["x", "g"], ["y"], {}),
+    ]
+    model = make_graph(nodes, {"w": zeros(4, 4, 3, 3), "places": normal(rng, 1, 4, 5, 5)}, **IMAGE)
+    changed, modified = apply_pass(RemoveDeadBranches, model)
+    assert modified
+    assert ops(changed) == ["Mul"]
+    same(run_graph, rng, changed, model, 2, 4, 5, 5)
+
+
+def test_a_constant_that_is_cast_has_its_new_type(make_graph, run_graph, apply_pass, ops, rng):
+    nodes = [
+        CONV,
+        ("Cast", ["c"], ["i"], {"to": 7}),
+        ("Cast", ["i"], ["r"], {"to": 1}),
+        ("Mul", ["x", "r"], ["y"], {}),
+    ]
+    model = make_graph(nodes, {"w": zeros(4, 4, 3, 3), "b": 3 * normal(rng, 4)}, **IMAGE)
+    changed, modified = apply_pass(RemoveDeadBranches, model)
+    assert modified
+    assert ops(changed) == ["Mul"]
+    same(run_graph, rng, changed, model, 2, 4, 5, 5)
+
+
 def test_linear_layers(make_graph, run_graph, apply_pass, ops, rng):
     nodes = [
         ("Gemm", ["x", "w", "b"], ["g"], {"transB": 1, "beta": 0.5}),

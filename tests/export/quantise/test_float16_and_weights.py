@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export import to_float16, to_int8_weights
+from export import read_graph, to_float16, to_int8_weights
 from export.errors import ExportError
 
 
@@ -36,8 +36,27 @@ def test_what_float16_cannot_hold_is_refused(known_as, known):
         def forward(self, x):
             return (self.conv(x) * 1e5).flatten(1)
 
-    with pytest.raises(ExportError, match=r"the float16 graph on .*(not finite|disagree)"):
+    with pytest.raises(ExportError, match=r"the float16 graph on .*(not finite|disagree)|float16 ends at 65504"):
         to_float16(known_as(Large(), known.images).graph)
+
+
+class Between(nn.Module):
+    """Two layers, between which values are ``factor`` times as large."""
+
+    def __init__(self, factor):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.factor = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), factor
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x) * self.factor) / self.factor).flatten(1)
+
+
+def test_what_overflows_between_layers_is_refused(known_as, known):
+    """ONNX Runtime on x86 computes it in float32: the outputs agree, and would be infinite on other CPUs."""
+    with pytest.raises(ExportError, match=r"the result of a \w+, comes to .*, and float16 ends at 65504"):
+        to_float16(known_as(Between(6e4), known.images).graph)
+    assert to_float16(known_as(Between(1e3), known.images).graph).precision == "float16"
 
 
 def test_weights_become_the_nearest_of_255_steps(known, branches):
@@ -69,6 +88,17 @@ def test_a_channel_of_zeros_stays_one(known_as, known):
     nn.init.zeros_(network[0].weight[3])
     made = to_int8_weights(known_as(network, known.images).graph)
     assert np.isfinite(made.steps[-1].random.max_abs_difference)
+
+
+def test_names_that_are_taken_are_left_alone(make_graph, run_graph, tmp_path):
+    nodes = [("Conv", ["x", "w"], ["w_int8"], {}), ("Relu", ["w_int8"], ["w_float"], {})]
+    nodes += [("Abs", ["w_float"], ["w_scale"], {}), ("Neg", ["w_scale"], ["y"], {})]
+    weight = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    model = make_graph(nodes, {"w": weight}, x=(1, 3, 8, 8), y=(1, 16, 6, 6))
+    onnx.save(model, tmp_path / "m.onnx")
+    made = to_int8_weights(read_graph(tmp_path / "m.onnx", simplify=False)).model
+    x = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run_graph(made, x), run_graph(model, x), atol=0.1)
 
 
 def test_a_graph_without_such_weights_is_refused(known_as, known):

@@ -117,6 +117,27 @@ def test_what_cannot_be_met_is_refused_with_the_figures(known):
         to_int8(known.graph, Calibration(known.images[:8]), judge)
 
 
+def test_transposed_convolutions_in_groups_with_a_bias_stay_in_float(known_as, known):
+    """The quantiser fails on them; the rest of the network is quantised all the same."""
+
+    class Up(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.up = nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, stride=2, groups=2)
+            self.last = nn.Conv2d(4, 4, 3, groups=4)
+
+        def forward(self, x):
+            return self.last(self.up(torch.relu(self.first(x)))).mean((2, 3))
+
+    made = quantised(known_as(Up(), known.images))
+    ops = {node.op_type: node for node in made.graph.model.graph.node}
+    stored = {tensor.name: tensor.data_type for tensor in made.graph.model.graph.initializer}
+    assert len(made.layers) == 2
+    assert stored[ops["ConvTranspose"].input[1]] == onnx.TensorProto.FLOAT
+    assert {integers.shape for integers, *_ in weights_of(made.graph.model, "Conv")} == {(8, 3, 3, 3), (4, 1, 3, 3)}
+
+
 def test_what_prepares_the_input_stays_in_float(known_as, known):
     class Prepared(nn.Module):
         def __init__(self):
