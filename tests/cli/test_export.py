@@ -42,6 +42,7 @@ def run_dir(tmp_path_factory):
         "penalty.strength": 20.0,
         "schedule.epochs": 2,
         "run.device": "cpu",
+        "run.curves": False,
         "run.out": path,
     }
     train(resolve(None, flags), console=Console(quiet=True))

@@ -23,6 +23,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "schedule.epochs": 2,
         "run.device": "cpu",
         "run.threads": 1,
+        "run.curves": False,
         "run.out": out,
     }
     train(resolve(flags=flags))

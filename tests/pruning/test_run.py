@@ -34,6 +34,7 @@ def trained(out: Path, **flags: object) -> Path:
         "schedule.epochs": 2,
         "run.device": "cpu",
         "run.threads": 1,
+        "run.curves": False,
         "run.out": out,
     }
     train(resolve(flags=given | flags))
@@ -186,7 +187,7 @@ def test_a_run_that_is_not_complete_is_refused(dense, tmp_path):
 
 def tuned(source, out, *settings, resume=False):
     run = open_run(source)
-    flags = {"penalty.name": "none", "run.out": out}
+    flags = {"penalty.name": "none", "run.curves": False, "run.out": out}
     return train(resolve(source / "config.toml", flags, settings), resume=resume, origin=Origin("finetune", run))
 
 

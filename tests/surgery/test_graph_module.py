@@ -484,7 +484,10 @@ def test_copies_and_casts(trained):
     assert made.module.head.weight.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["branches", "shuffled by stack", "created", "token"])
+@pytest.mark.parametrize(
+    "name",
+    ["shuffled by stack", "token", *(pytest.param(name, marks=pytest.mark.slow) for name in ("branches", "created"))],
+)
 def test_onnx_with_any_batch_size(name, randomise_, tmp_path):
     made, _, _ = cut(randomise_(Network(name)).float(), X.float())
     report = to_onnx(made.module, (X.float(),), tmp_path / "small.onnx", dynamic_batch=True)
