@@ -69,6 +69,8 @@ def parse_budget(tree: dict[str, Any], path: Path) -> Budget:
     frames = [key for key in limits if key in NEED_DEADLINE]
     if frames and f"{MEASURE}.deadline_ms" not in values:
         faults.append(f"{', '.join(frames)}: set measure.deadline_ms, the time in which a frame's result is of use")
+    if f"{MEASURE}.period_ms" in values and f"{MEASURE}.deadline_ms" not in values:
+        faults.append("measure.period_ms: set measure.deadline_ms, too; without a deadline no frames are fed")
     if not limits and not faults:
         faults.append(f"no limit is given; write one, for example {EXAMPLE}")
     if faults:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.gate.budget import Budget
 from bench.gate.evidence import Evidence, Failed, Job, T, gather
-from bench.gate.limits import LIMITS, UNITS, Figure
+from bench.gate.limits import BOUNDS, LIMITS, UNITS, Figure
 from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN, Check, GateReport
 from bench.measure.runs import Progress, now
 from bench.report import LatencyReport
@@ -126,7 +126,8 @@ def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
         (UNCERTAIN, False): "not distinguishable from the limit of",
         (UNCERTAIN, True): "not distinguishable from the limit of",
     }[verdict, rule.at_least]
-    advice = f"; to tell, raise {MORE[rule.measure or '']} in the budget" if verdict == UNCERTAIN else ""
+    more = verdict == UNCERTAIN and figure.range_of != BOUNDS  # a search gives the same bounds again
+    advice = f"; to tell, raise {MORE[rule.measure or '']} in the budget" if more else ""
     return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}{advice}"
 
 

@@ -87,8 +87,8 @@ def answer_of(code: int, stdout: str, stderr: str, explain: Explain | None = Non
 
 def _printable_host(host: Host) -> Host:
     """The host with its words, which are printed, free of control characters."""
-    facts: dict[str, Any] = vars(host)
-    return Host(**{name: printable(fact) if isinstance(fact, str) else fact for name, fact in facts.items()})
+    words: dict[str, Any] = {name: printable(fact) for name, fact in vars(host).items() if isinstance(fact, str)}
+    return replace(host, **words)
 
 
 def too_late(limit_s: float) -> BenchError:

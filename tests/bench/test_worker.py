@@ -96,11 +96,18 @@ def test_a_peak_can_be_reset_where_the_method_says_so() -> None:
     assert resident() <= peak()
 
 
-def test_large_outputs_are_told_in_part_evenly() -> None:
-    large = np.arange(3 * worker.MAX_VALUES, dtype=np.float32).reshape(3, -1)
+@pytest.mark.parametrize("shape", [(12, 20), (16, 12, 20), (2, 8, 32)])
+def test_large_outputs_are_told_in_part_from_all_rows_and_columns(monkeypatch, shape: tuple[int, ...]) -> None:
+    """A kernel that is wrong in the last columns alone, behind whole vectors, must be seen."""
+    monkeypatch.setattr(worker, "MAX_VALUES", 1 << 6)
+    large = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     found = worker.encoded("a.onnx", "y", large)
-    assert (found["shape"], found["stride"]) == ([3, worker.MAX_VALUES], 3)
-    assert np.array_equal(np.frombuffer(base64.b64decode(found["values"]), "<f4"), large.reshape(-1)[::3])
+    told = np.frombuffer(base64.b64decode(found["values"]), "<f4")
+    assert found["shape"] == list(shape)
+    assert np.array_equal(told, large.reshape(-1)[:: found["stride"]])
+    assert 1 << 4 < len(told) <= 1 << 6
+    for axis, places in enumerate(np.unravel_index(told.astype(int), shape)):
+        assert set(places) == set(range(shape[axis])), axis
 
 
 @pytest.mark.parametrize("value", [np.array(["a"], dtype=object), [{"cat": 0.5}]])

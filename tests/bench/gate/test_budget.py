@@ -98,6 +98,8 @@ def test_all_faults_are_told_at_once_with_the_near_key(tmp_path: Path) -> None:
 def test_missed_frames_need_a_deadline(tmp_path: Path) -> None:
     (fault,) = faults(tmp_path, "[latency]\nmissed_share = 0.01\nlongest_run = 2")
     assert fault.startswith("latency.missed_share, latency.longest_run: set measure.deadline_ms")
+    (fault,) = faults(tmp_path, "[file]\nbytes = 1\n[measure]\nperiod_ms = 33")
+    assert fault.startswith("measure.period_ms: set measure.deadline_ms, too")
     budget = load(tmp_path, "[latency]\nmissed_share = 0\n[measure]\ndeadline_ms = 33\npin = [1]\nprovider = 'xnnpack'")
     assert (budget.measure.deadline_ms, budget.measure.pin, budget.measure.provider) == (33.0, (1,), "xnnpack")
 

@@ -278,3 +278,25 @@ def test_what_holds_no_graph_is_no_model(pair: Pair, tmp_path) -> None:
         gate(pair.model, budget, tmp_path / "empty.onnx")
     with pytest.raises(BenchError, match=r"empty.onnx is no ONNX file: it holds no graph"):
         gate(tmp_path / "empty.onnx", replace(budget, limits={"file.bytes": 1e9}))
+
+
+def test_a_drop_as_large_as_allowed_is_within(make_convs) -> None:
+    """In binary, 0.95 - 0.94 is 0.010000000000000009."""
+    model, baseline = tell(make_convs("a.onnx"), test_accuracy="0.94"), tell(make_convs("b.onnx"), test_accuracy="0.95")
+    for limit, verdict in ((0.01, "within"), (0.00999, "over")):
+        budget = Budget(name="b.toml", limits={"accuracy.test_drop": limit}, measure=QUICK)
+        assert gate(model, budget, baseline).checks[0].verdict == verdict
+
+
+def test_activations_whose_best_order_is_not_proved_lie_between_the_bounds(pair: Pair, generous: GateReport) -> None:
+    assert generous.memory is not None
+    static = replace(
+        generous.memory.model.static, peak_activation_bytes=200, lower_bound_bytes=100, peak_is_exact=False
+    )
+    memory = replace(generous.memory, model=replace(generous.memory.model, static=static))
+    evidence = replace(evidence_of(pair, generous), memory=memory)
+    checks = [check("memory.activation_bytes", limit, evidence) for limit in (99, 150, 200)]
+    assert [one.verdict for one in checks] == ["over", "uncertain", "within"]
+    assert checks[1].reason == (
+        "200 bytes, bounds of the best order 100 bytes to 200 bytes: not distinguishable from the limit of 150 bytes"
+    )
