@@ -86,13 +86,22 @@ Rule = Callable[[ConstantFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Va
 def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute the op itself."""
     parameters = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-    if reads_bits(args) or any(p.numel() > SMALL or not p.is_floating_point() for p in parameters):
+    whole = bool(parameters) and all(_is_small(p) and not p.is_floating_point() for p in parameters)
+    if (
+        whole and not fields_in((args, kwargs)) and base_name(node) not in SLICES
+    ):  # positions, of which another size may take another part
+        return functional(node)(*args, **kwargs)
+    if reads_bits(args) or any(not _is_small(p) or not p.is_floating_point() for p in parameters):
         return flow.unknown(node, args, kwargs)
     args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
     if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
         return zeros_alone(execute(node, args, kwargs))
     result = execute(node, args, kwargs)
     return flow.unknown(node, args, kwargs) if _crops(flow, node, args, result) else result
+
+
+def _is_small(parameter: Tensor) -> bool:
+    return parameter.numel() <= SMALL
 
 
 def _crops(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], result: Value) -> bool:
@@ -169,6 +178,20 @@ def getitem(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: 
 def pointwise(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute an elementwise op that keeps NaN, on what varies."""
     return _elementwise(flow, node, args, kwargs, functional(node))
+
+
+def masked(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
+    """where(mask, x, other) and masked_fill(x, mask, number), with a mask that is part of the network."""
+    mask, x, other = args if base_name(node) == "where" else (args[1], args[2], args[0])
+    x, other = as_field(x), as_field(other)
+    shape = shape_of(node)
+    fixed = isinstance(mask, Tensor) and mask.dtype == torch.bool and _is_small(mask)
+    if shape is None or not fixed or not all(isinstance(value, (Field, int, float)) for value in (x, other)):
+        return flow.unknown(node, args, kwargs)
+    one, two = (v.data if isinstance(v, Field) else torch.tensor(float(v), dtype=torch.float64) for v in (x, other))
+    data = torch.where(mask, one, two)
+    data = torch.where(data.isfinite(), data, constants.UNKNOWN)
+    return Field(data.reshape([1] * (len(shape) - data.ndim) + list(data.shape)), shape)
 
 
 def product(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -385,6 +408,7 @@ RULES: dict[str, Rule] = {
         "clamp_max sin cos erf add sub rsub div maximum minimum",
     ),
     "mul": product,
+    **named(masked, "where masked_fill"),
     **named(conv, CONVOLUTION),
     **named(conv_transposed, CONVOLUTION_TRANSPOSED),
     "linear": linear,

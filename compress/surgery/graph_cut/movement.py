@@ -7,6 +7,7 @@ in its place, it is written; else a pick along one dimension stands in for it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def view(cutter: Cutter, node: fx.Node) -> Result:
 
 
 def index(cutter: Cutter, node: fx.Node) -> Result:
-    """Picks by a list of positions that is part of the network."""
+    """Picks by a list of positions that is part of the network: as it is where no channel moves, else other picks."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
     value = cutter.present(node, source)
@@ -64,7 +65,13 @@ def index(cutter: Cutter, node: fx.Node) -> Result:
             parameter = cutter.flow.env[position]
             assert isinstance(parameter, Parameter)  # else the labels are pinned
             full[position] = cutter.flow.tensors[parameter.name].cpu().flatten()[parameter.addresses()]
-    return _picks(cutter, node, _tensors(_run(node, (target, arguments), full)), [value])
+    expected, layout = _run(node, (target, arguments), full), cutter.layout(node)
+    if layout is not None and layout.is_plain and value.layout.is_plain:
+        with contextlib.suppress(IndexError, RuntimeError):  # positions that are not there any more
+            got = _run(node, (target, arguments), full | {source: value.layout.addresses()})
+            if torch.equal(layout.pick(expected), got):
+                return cutter.as_it_is(node)
+    return _picks(cutter, node, [expected], [value])
 
 
 def _addresses(layouts: dict[fx.Node, Layout], operands: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:

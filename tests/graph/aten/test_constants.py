@@ -77,6 +77,12 @@ STEPS = {
     "dropout in evaluation mode too": (lambda m, y: F.dropout(y, 0.5, True), [NAN, NAN, NAN]),
     "comparison": (lambda m, y: (y > 1).double(), [NAN, NAN, NAN]),
     "where": (lambda m, y: torch.where(y > 1, 1.0, 0.0), [NAN, NAN, NAN]),
+    "where, by a mask of the network": (lambda m, y: torch.where(m.mask, y, m.other(y)), [1.5, 0.0, NAN]),
+    "where, from both sides": (lambda m, y: torch.where(m.checks, y, m.other(y) / 2), [1.5, NAN, NAN]),
+    "masked fill": (lambda m, y: y.masked_fill(m.mask, 2.5), [2.5, 2.5, 2.5]),
+    "masked fill of some places": (lambda m, y: y.masked_fill(m.checks, 0.0), [NAN, 0.0, NAN]),
+    "where, by a part of a mask": (lambda m, y: torch.where(m.larger[:8, 1:9], y, 1.5), [NAN, NAN, NAN]),
+    "positions of the network": (lambda m, y: y[(slice(None), slice(None), *m.places.unbind(-1))], [1.5, 0.0, NAN]),
     "unknown op": (lambda m, y: torch.nan_to_num(y), [NAN, NAN, NAN]),
     "flip of channels": (lambda m, y: y.flip(1), [NAN, 0.0, 1.5]),
     "overflow": (lambda m, y: torch.exp(y * 1000), [NAN, 1.0, NAN]),
@@ -100,6 +106,10 @@ def test_closed_forms(net, case):
         depthwise=depthwise,
         head=nn.Linear(3, 2),
     )
+    model.register_buffer("mask", torch.ones(8, 8, dtype=torch.bool))
+    model.register_buffer("checks", torch.arange(64).reshape(8, 8) % 3 == 0)
+    model.register_buffer("larger", torch.ones(9, 9, dtype=torch.bool))
+    model.register_buffer("places", torch.tensor([[[1, 2], [-1, 0]], [[3, 3], [7, 0]]]))
     torch.testing.assert_close(
         constants_at_head(model), torch.tensor(expected, dtype=torch.float64), equal_nan=True, rtol=1e-9, atol=1e-9
     )
