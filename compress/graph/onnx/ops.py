@@ -313,19 +313,47 @@ class Window:
         front, behind = self.pads[: len(self.kernel)], self.pads[len(self.kernel) :]
         return front if self.auto == "NOTSET" and front == behind else None
 
+    def sides(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The padding in front of and behind each dimension, for an input with these heights and widths."""
+        n = len(self.kernel)
+        if self.auto == "NOTSET":
+            return self.pads[:n], self.pads[n:]
+        missing = [
+            max((math.ceil(size / s) - 1) * s + span - size, 0)
+            for size, span, s in zip(sizes, self.spans, self.strides, strict=True)
+        ]
+        less, more = [m // 2 for m in missing], [m - m // 2 for m in missing]
+        return (less, more) if self.auto == "SAME_UPPER" else (more, less)
+
+    @property
+    def spans(self) -> list[int]:
+        """How many places a window covers in each dimension, those between its entries included."""
+        return [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+
     def amounts(self, sizes: Sequence[int]) -> list[int]:
         """``F.pad``'s amounts for an input with these heights and widths: the last dimension first."""
-        pads = self.pads
-        if self.auto != "NOTSET":
-            missing = [
-                max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
-                for size, k, s, d in zip(sizes, self.kernel, self.strides, self.dilations, strict=True)
-            ]
-            less = [m // 2 for m in missing]
-            more = [m - m // 2 for m in missing]
-            pads = less + more if self.auto == "SAME_UPPER" else more + less
-        n = len(self.kernel)
-        return [amount for d in reversed(range(n)) for amount in (pads[d], pads[d + n])]
+        front, behind = self.sides(sizes)
+        return [amount for d in reversed(range(len(self.kernel))) for amount in (front[d], behind[d])]
+
+    def ignored(self, sizes: Sequence[int], *, ceil: bool) -> tuple[list[int], bool] | None:
+        """Torch's padding and ``ceil_mode`` for a pooling that ignores padding; ``None`` where torch has none such.
+
+        Windows start where the padding in front says; the padding behind tells no more than how many there are.
+        """
+        front, behind = self.sides(sizes)
+        if any(2 * p > k for p, k in zip(front, self.kernel, strict=True)):
+            return None
+        if front == behind:
+            return front, ceil
+        parts = list(zip(sizes, front, self.spans, self.strides, strict=True))
+        reached = [size + p - span for size, p, span, _ in parts]
+        wanted = [(r + p) // s + 1 for r, p, s in zip(reached, behind, self.strides, strict=True)]
+        floors = [(r + p) // s + 1 for r, p, s in zip(reached, front, self.strides, strict=True)]
+        ceilings = [math.ceil((r + p) / s) + 1 for r, p, s in zip(reached, front, self.strides, strict=True)]
+        inside = all((count - 1) * s < size + p for count, (size, p, _, s) in zip(ceilings, parts, strict=True))
+        if ceil or wanted not in (floors, ceilings if inside else floors):
+            return None
+        return front, wanted != floors
 
     def padded(self, x: Tensor, value: float) -> Tensor:
         """``x`` with what is not the same on both sides; symmetric padding is the operation's own."""
@@ -340,14 +368,12 @@ def max_pool(node: Node, x: Tensor) -> Tensor:
     function = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}.get(len(node.get("kernel_shape", ())))
     if function is None or node.outputs > 1:
         raise Unhandled("the positions of the largest")
-    window = Window.of(node)
-    x = window.padded(x, -math.inf)
-    padding = window.symmetric or [0] * len(window.kernel)
-    if any(2 * p > k for p, k in zip(padding, window.kernel, strict=True)):
-        raise Unhandled("padding of more than half the window")
-    result: Tensor = function(
-        x, window.kernel, window.strides, padding, window.dilations, ceil_mode=bool(node.get("ceil_mode", 0))
-    )
+    window, sizes, ceil = Window.of(node), [int(size) for size in x.shape[2:]], bool(node.get("ceil_mode", 0))
+    found = window.ignored(sizes, ceil=ceil)
+    if found is None:
+        x, found = F.pad(x, window.amounts(sizes), value=-math.inf), ([0] * len(sizes), ceil)
+    padding, ceil = found
+    result: Tensor = function(x, window.kernel, window.strides, padding, window.dilations, ceil_mode=ceil)
     return result
 
 
@@ -355,17 +381,17 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     """AveragePool; windows that count other padding than torch's have no counterpart."""
     functions: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
     function = functions.get(len(node.get("kernel_shape", ())))
-    window, counted = Window.of(node), bool(node.get("count_include_pad", 0))
+    window, counted, ceil = Window.of(node), bool(node.get("count_include_pad", 0)), bool(node.get("ceil_mode", 0))
     if function is None or any(d != 1 for d in window.dilations):
         raise Unhandled("dilations")
-    if window.symmetric is None:
-        if not counted and any(window.amounts([int(size) for size in x.shape[2:]])):
-            raise Unhandled("uneven padding that is not counted")
-        x = window.padded(x, 0.0)
-    padding = window.symmetric or [0] * len(window.kernel)
-    if any(2 * p > k for p, k in zip(padding, window.kernel, strict=True)):
-        raise Unhandled("padding of more than half the window")
-    ceil = bool(node.get("ceil_mode", 0))
+    sizes = [int(size) for size in x.shape[2:]]
+    front, behind = window.sides(sizes)
+    found = window.ignored(sizes, ceil=ceil) if front == behind or not counted else None
+    if found is None:
+        if not counted:
+            raise Unhandled("padding that is uneven or wide, and not counted")
+        x, found = F.pad(x, window.amounts(sizes)), ([0] * len(sizes), ceil)
+    padding, ceil = found
     result: Tensor = function(x, window.kernel, window.strides, padding, ceil_mode=ceil, count_include_pad=counted)
     return result
 
@@ -452,7 +478,7 @@ def split(node: Node, x: Tensor, sizes: Value = None) -> tuple[Tensor, ...]:
 def slice_(_node: Node, x: Tensor, starts: Value, ends: Value, axes: Value = None, steps: Value = None) -> Tensor:
     """Slice, dimension by dimension; backwards it is a flip."""
     begins, stops = known(starts), known(ends)
-    dims = list(range(len(begins))) if axes is None else known(axes)
+    dims = list(range(len(begins))) if axes is None else [axis % x.ndim for axis in known(axes)]
     strides = [1] * len(begins) if steps is None else known(steps)
     for dim, start, end, step in zip(dims, begins, stops, strides, strict=True):
         size = int(x.shape[dim])
@@ -461,9 +487,14 @@ def slice_(_node: Node, x: Tensor, starts: Value, ends: Value, axes: Value = Non
             if (first, last, stride) != (size - 1, -1, -1):
                 raise Unhandled("a part, backwards")
             x = x.flip([dim])
-        elif (first, last, stride) != (0, size, 1):
+        elif (first, last, stride) != (0, size, 1) or (dim > 1 and not (start == 0 and stop_is_open(end))):
             x = torch.ops.aten.slice.Tensor(x, dim, first, max(first, last), stride)
     return x
+
+
+def stop_is_open(end: int) -> bool:
+    """Whether the end of a Slice is that of any image: exporters write the largest number of 32 or 64 bits."""
+    return end >= np.iinfo(np.int32).max
 
 
 def gather(node: Node, x: Value, indices: Value) -> Tensor:

@@ -122,14 +122,35 @@ def _split_sizes(node: fx.Node) -> Sequence[Any]:
 # --- operations of the cut graph -------------------------------------------------------------------------------------
 
 
-def slice_(writer: Writer, path: str, _proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
+def _bounds_given(
+    writer: Writer, path: str, proto: onnx.NodeProto, x: fx.Node, dim: int, taken: slice
+) -> tuple[int, int] | None:
+    """Where a Slice of the file takes the same of a dimension: its own bounds, which hold at other sizes too."""
+    if proto.op_type != "Slice":
+        return None
+    given, shape = writer.statics.get(path, {}), writer.shapes.of(x)
+    ndim, size = len(shape), shape[dim]
+    starts, ends = given[1].tolist(), given[2].tolist()
+    axes = given[3].tolist() if 3 in given else range(len(starts))
+    steps = given[4].tolist() if 4 in given else [1] * len(starts)
+    wanted = range(*taken.indices(size))
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        is_here = axis % ndim == dim % ndim and step > 0
+        if is_here and range(*slice(start, end, step).indices(size)) == wanted:
+            return start, end
+    return None
+
+
+def slice_(writer: Writer, path: str, proto: onnx.NodeProto, node: fx.Node, name: str) -> None:
     """Slice: ``slice(x, dim, start, end, step)``."""
     defaults = (None, 0, 0, END, 1)
     given: tuple[Any, ...] = (*node.args, *defaults[len(node.args) :])
     x, (dim, start, end, step) = given[0], map(writer.concrete, given[1:])
     start, end = start or 0, END if end is None else end
-    entering: Sizes = writer.shapes.of(x)
-    numbers = (start, END if end >= entering[dim] else end, dim, step)  # the end, at any size
+    size = writer.shapes.of(x)[dim]
+    own = _bounds_given(writer, path, proto, x, dim, slice(start, end, step))
+    start, end = own or (start, END if end >= size else end)  # the end, at any size
+    numbers = (start, end, dim, step)
     parts = ("starts", "ends", "axes", "steps")
     inputs = [writer.builder.numbers([n], f"{name}_{part}") for n, part in zip(numbers, parts, strict=True)]
     writer.builder.node("Slice", [writer.name(path, x), *inputs], name)

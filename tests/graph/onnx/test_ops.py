@@ -75,6 +75,20 @@ CASES: list[tuple[str, dict[str, Any], np.ndarray, list[np.ndarray | None], int]
     ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, IMAGE, [], 18),
     ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]}, IMAGE, [], 18),
     ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, IMAGE, [], 18),
+    *(
+        (pool, {"kernel_shape": [k, k], "strides": [s, s], "auto_pad": auto}, IMAGE, [], 18)
+        for pool, k, s, auto in (
+            ("MaxPool", 3, 2, "SAME_UPPER"),
+            ("MaxPool", 2, 2, "SAME_UPPER"),
+            ("MaxPool", 3, 2, "SAME_LOWER"),
+            ("MaxPool", 3, 1, "SAME_UPPER"),
+            ("AveragePool", 3, 2, "SAME_UPPER"),
+            ("AveragePool", 2, 2, "SAME_UPPER"),
+            ("AveragePool", 3, 1, "SAME_LOWER"),
+        )
+    ),
+    ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 0, 0, 2]}, IMAGE, [], 18),
+    ("MaxPool", {"kernel_shape": [3, 3], "pads": [2, 2, 2, 2], "dilations": [2, 2]}, IMAGE, [], 18),
     ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, IMAGE, [], 18),
     ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}, IMAGE, [], 18),
     ("AveragePool", {"kernel_shape": [3, 3], "pads": [0, 0, 1, 1], "count_include_pad": 1}, IMAGE, [], 18),
