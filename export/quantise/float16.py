@@ -45,6 +45,8 @@ def to_float16(graph: Graph) -> Graph:
             warnings.simplefilter("ignore")
             converted = convert_float_to_float16(named(graph.model), keep_io_types=True)
         made = in_order(converted, graph.model.ir_version)
+        made.graph.ClearField("value_info")  # of what stays float32 (Resize) it names the wrong type
+        made = onnx.shape_inference.infer_shapes(made)
     except Exception as error:
         raise ExportError(f"float16: ONNX Runtime's converter cannot take this graph: {error}") from error
     half = graph.then(FLOAT16, made, tolerance=TOLERANCE, precision=FLOAT16)

@@ -59,6 +59,23 @@ def test_what_overflows_between_layers_is_refused(known_as, known):
     assert to_float16(known_as(Between(1e3), known.images).graph).precision == "float16"
 
 
+def test_layers_that_stay_float32_are_cast_around(known_as, known):
+    """ONNX Runtime's converter leaves Resize as it is."""
+
+    class Larger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            return self.second(nn.functional.interpolate(self.first(x), scale_factor=2, mode="bilinear")).mean((2, 3))
+
+    half = to_float16(known_as(Larger(), known.images).graph)
+    assert "Resize" in {node.op_type for node in half.model.graph.node}
+    assert 0 < half.steps[-1].real.max_relative_difference < 5e-3
+
+
 def test_weights_become_the_nearest_of_255_steps(known, branches):
     made = to_int8_weights(known.graph)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer}
