@@ -418,15 +418,6 @@ def test_a_part_of_a_split_that_nobody_reads(build: Build, opset: int, attribute
     agree(path, result)
 
 
-def test_sizes_of_minus_one_are_open(build: Build) -> None:
-    """As some exporters write them."""
-
-    def opened(model: onnx.ModelProto) -> None:
-        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
-
-    path = build(
-        [("Conv", ["x", "w1"], ["c"], PADDED), ("Conv", ["c", "w2"], ["y"], PADDED)],
-        {"w1": without(floats(0, 4, 3, 3, 3), 1), "w2": floats(2, 5, 4, 3, 3)},
 @pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
 def test_pooling_with_padding_behind_alone(build: Build, pool: str) -> None:
     """As TensorFlow pads: another padding for odd sizes than for even ones; both ignore it."""
@@ -453,6 +444,15 @@ def test_a_slice_of_channels_and_places_keeps_its_bounds(build: Build) -> None:
     agree(path, result, (1, 3, 8, 8), (2, 3, 13, 16))
 
 
+def test_sizes_of_minus_one_are_open(build: Build) -> None:
+    """As some exporters write them."""
+
+    def opened(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+
+    path = build(
+        [("Conv", ["x", "w1"], ["c"], PADDED), ("Conv", ["c", "w2"], ["y"], PADDED)],
+        {"w1": without(floats(0, 4, 3, 3, 3), 1), "w2": floats(2, 5, 4, 3, 3)},
         extra=opened,
     )
     result = compact_onnx(path)
