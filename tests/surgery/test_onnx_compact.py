@@ -282,6 +282,15 @@ MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {
         {"from": ints(2), "to": ints(7), "axis": ints(1)},
     ),
     "picked": ([("Gather", ["r", "n"], ["m"], {"axis": 1})], 6, {"n": ints(7, 1, 0, 3, 3, -2)}),
+    "places picked": (
+        [
+            ("Transpose", ["r"], ["t"], {"perm": [2, 3, 0, 1]}),
+            ("GatherND", ["t", "n"], ["p"], {}),
+            ("Transpose", ["p"], ["m"], {"perm": [2, 3, 0, 1]}),
+        ],
+        8,
+        {"n": ints(0, 1, 2, -1, 5, 5, 7, 0).reshape(2, 2, 2)},
+    ),
     "padded with channels": ([("Pad", ["r", "n"], ["m"], {})], 11, {"n": ints(0, 1, 0, 0, 0, 2, 0, 0)}),
     "twice": ([("Tile", ["r", "n"], ["m"], {})], 16, {"n": ints(1, 2, 1, 1)}),
     "computed sizes": (

@@ -42,6 +42,10 @@ class Source:
     transposed: bool = False
 
 
+PICKING = frozenset(("Gather", "GatherND"))
+"""Operations whose second input says what they pick."""
+
+
 class Operation(nn.Module):
     """One operation of the file that is no layer.
 
@@ -57,8 +61,8 @@ class Operation(nn.Module):
         self.op = OPS.get(node.op) if proto.domain in DEFAULT_DOMAINS else None
 
     def positions(self) -> Tensor | None:
-        """Of a Gather: what it picks, where that is part of the network."""
-        return self._buffers.get("input_1") if self.node.op == "Gather" else None
+        """Of a Gather or GatherND: what it picks, where that is part of the network."""
+        return self._buffers.get("input_1") if self.node.op in PICKING else None
 
     def forward(self, values: list[Any], outer: dict[str, Any], *, double: bool = False) -> Any:
         """The results.
@@ -176,7 +180,7 @@ class OnnxNetwork(nn.Module):
         else:
             layer = Operation(proto, node, opsets)
             for position, tensor in stored.items():
-                picks = node.op == "Gather" and position == 1
+                picks = node.op in PICKING and position == 1
                 value = tensor.long() if picks else tensor  # what torch picks by: a cast would hide that it is fixed
                 _register(layer, f"input_{position}", value.clone(), buffer=not tensor.is_floating_point())
                 self.file.sources[f"{path}.input_{position}"] = Source(proto.input[position])

@@ -512,9 +512,23 @@ def gather(node: Node, x: Value, indices: Value) -> Tensor:
     return picked(node, x, torch.tensor(positions.tolist(), device=x.device))
 
 
-def picked(node: Node, x: Value, positions: Tensor) -> Tensor:
-    """Gather of positions, int64, that are part of the network."""
+def gather_nd(node: Node, x: Value, indices: Value) -> Tensor:
+    """GatherND of positions that are known numbers."""
     (x,) = tensors(x)
+    assert isinstance(x, Tensor)
+    if isinstance(indices, Tensor):
+        raise Unhandled("positions that depend on the input")
+    return picked(node, x, torch.tensor(np.asarray(indices).tolist(), device=x.device))
+
+
+def picked(node: Node, x: Value, positions: Tensor) -> Tensor:
+    """Gather and GatherND of positions, int64, that are part of the network."""
+    (x,) = tensors(x)
+    if node.op == "GatherND":
+        if node.get("batch_dims", 0):
+            raise Unhandled("positions for each image")
+        several: Tensor = x[positions.unbind(-1)]
+        return several
     index: list[Any] = [slice(None)] * (node.get("axis", 0) % x.ndim)
     result: Tensor = x[(*index, positions)]
     return result
@@ -692,6 +706,7 @@ OPS: dict[str, Op] = {
     "Split": Op(split, numbers(1)),
     "Slice": Op(slice_, numbers(1, 2, 3, 4)),
     "Gather": Op(gather),
+    "GatherND": Op(gather_nd),
     "Expand": Op(expand, numbers(1)),
     "Tile": Op(tile, numbers(1)),
     "Pad": Op(pad, numbers(1, 2, 3)),

@@ -116,6 +116,7 @@ CASES: list[tuple[str, dict[str, Any], np.ndarray, list[np.ndarray | None], int]
     ("Gather", {"axis": 1}, IMAGE, [ints(3, -1, 0)], 18),
     ("Gather", {"axis": 1}, IMAGE, [ints(3, 1, 0, 2).reshape(2, 2)], 18),
     ("Gather", {"axis": -1}, IMAGE, [ints(-2).reshape(())], 18),
+    ("GatherND", {}, IMAGE, [ints(1, 0, 0, -1, 1, 7).reshape(3, 2)], 18),
     ("Expand", {}, floats(2, 1, 5), [ints(3, 1, 4, 1)], 18),
     ("Tile", {}, ROW, [ints(2, 3)], 18),
     ("Pad", {}, IMAGE, [ints(0, 1, 0, 2, 0, 0, 3, 0), np.float32(0.5)], 18),
