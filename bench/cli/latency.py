@@ -9,8 +9,9 @@ from rich.table import Table
 from bench.cli import console, options
 from bench.errors import BenchError
 from bench.measure.latency import latency
-from bench.measure.realtime import Deadline
+from bench.measure.realtime import Deadline, missed_frames
 from bench.report import BatchTimes, LatencyReport, LatencyResult, Realtime
+from bench.shares import share_interval
 from bench.stats import FAR_OUT, MIN_RUNS, Ratio
 
 
@@ -168,11 +169,22 @@ REALTIME_NOTE = (
 def realtime_table(realtime: Realtime) -> Table:
     """A row for the model, one for its baseline."""
     title = f"frames every {realtime.period_ms:g} ms, deadline {realtime.deadline_ms:g} ms"
-    headings = ("frames", "missed", "of them dropped", "share", "longest run", "response p50", "p99", "inference p50")
+    headings = (
+        "frames",
+        "missed",
+        "of them dropped",
+        "share [95 %]",
+        "longest run",
+        "response p50",
+        "p99",
+        "inference p50",
+    )
     result = console.table(title, "", *headings)
     for name, frames in (("model", realtime.model), ("baseline", realtime.baseline)):
         if frames is not None:
-            counts = (f"{frames.frames:,}", f"{frames.missed:,}", f"{frames.dropped:,}", f"{frames.missed_share:.2%}")
+            low, high = share_interval(missed_frames(frames.runs, realtime.deadline_ms))
+            share = f"{frames.missed_share:.2%} [{low:.2%}, {high:.2%}]"
+            counts = (f"{frames.frames:,}", f"{frames.missed:,}", f"{frames.dropped:,}", share)
             times = (frames.response_p50_ms, frames.response_p99_ms, frames.inference_p50_ms)
             result.add_row(name, *counts, f"{frames.longest_run}", *(f"{time:.4g}" for time in times))
     return result

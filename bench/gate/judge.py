@@ -85,6 +85,8 @@ def check(name: str, limit: float, evidence: Evidence) -> Check:
     else:
         verdict = judged(figure, limit, at_least=rule.at_least)
         reason = _reason(name, figure, limit, verdict)
+        if verdict == UNCERTAIN and figure.range_of != BOUNDS:  # a search gives the same bounds again
+            reason += f"; {_to_tell(name, limit, evidence)}"
     return Check(
         name=name,
         unit=rule.unit,
@@ -126,9 +128,14 @@ def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
         (UNCERTAIN, False): "not distinguishable from the limit of",
         (UNCERTAIN, True): "not distinguishable from the limit of",
     }[verdict, rule.at_least]
-    more = verdict == UNCERTAIN and figure.range_of != BOUNDS  # a search gives the same bounds again
-    advice = f"; to tell, raise {MORE[rule.measure or '']} in the budget" if more else ""
-    return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}{advice}"
+    return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}"
+
+
+def _to_tell(name: str, limit: float, evidence: Evidence) -> str:
+    rule = LIMITS[name]
+    if rule.to_tell is not None:
+        return rule.to_tell(evidence, limit)
+    return f"to tell, raise {MORE[rule.measure or '']} in the budget"
 
 
 def _few_samples(budget: Budget, report: LatencyReport | None) -> list[str]:

@@ -4,16 +4,17 @@ A figure that varies from process to process comes with the range that it lies i
 range is beyond it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.errors import BenchError
 from bench.gate.evidence import Evidence, Facts, Failed
 from bench.measure.latency import NS_PER_MS
-from bench.measure.realtime import frames as of_frames
-from bench.protocol import LatencySamples, PeriodicSamples
+from bench.measure.realtime import longest_run, missed_frames
+from bench.protocol import LatencySamples
 from bench.report import Latency, LatencyReport, MemoryResult
+from bench.shares import count_to_tell, share_interval
 from bench.stats import quantile_interval
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Limit:
         measure: What has to be measured for it; None: the file is enough.
         at_least: The limit is the smallest good figure, not the largest.
         needs_baseline: Whether it compares.
+        to_tell: What tells a figure from a limit that it lies too close to; None: more of what its measure takes.
     """
 
     what: str
@@ -83,6 +85,7 @@ class Limit:
     measure: str | None = None
     at_least: bool = False
     needs_baseline: bool = False
+    to_tell: Callable[[Evidence, float], str] | None = None
 
 
 def exact(value: float) -> Figure:
@@ -151,18 +154,33 @@ def cold(value: Callable[[Latency], float], of_run: Callable[[LatencySamples], i
     return read
 
 
-def frames(of: Callable[[Sequence[PeriodicSamples], float], float]) -> Callable[[Evidence], Figure]:
-    """A figure of the frames, with the smallest and the largest of the processes."""
+def missed(evidence: Evidence) -> list[list[bool]]:
+    """Of each frame of each process, whether it was missed."""
+    realtime = native(evidence).realtime
+    if realtime is None:
+        raise BenchError("no frames were fed: set measure.deadline_ms")
+    return missed_frames(realtime.model.runs, realtime.deadline_ms)
 
-    def read(evidence: Evidence) -> Figure:
-        realtime = native(evidence).realtime
-        if realtime is None:
-            raise BenchError("no frames were fed: set measure.deadline_ms")
-        each = [of((run,), realtime.deadline_ms) for run in realtime.model.runs]
-        value = of(realtime.model.runs, realtime.deadline_ms)
-        return Figure(value=value, low=min(each), high=max(each), range_of=PROCESSES)
 
-    return read
+def missed_share(evidence: Evidence) -> Figure:
+    """The share of missed frames, with its interval."""
+    runs = missed(evidence)
+    low, high = share_interval(runs)
+    return Figure(value=sum(map(sum, runs)) / sum(map(len, runs)), low=low, high=high, range_of=INTERVAL)
+
+
+def frames_to_tell(evidence: Evidence, limit: float) -> str:
+    """How many frames would tell the share of missed ones from `limit`."""
+    count = count_to_tell(missed(evidence), limit)
+    if count is None:
+        return "no number of frames would tell: set another limit"
+    return f"to tell, set measure.frames = {count} in the budget, which is enough if as large a share is missed again"
+
+
+def longest_row(evidence: Evidence) -> Figure:
+    """The most frames missed in a row, with the smallest and the largest of the processes."""
+    rows = [longest_run(run) for run in missed(evidence)]
+    return Figure(value=max(rows), low=min(rows), high=max(rows), range_of=PROCESSES)
 
 
 def peak(evidence: Evidence) -> Figure:
@@ -276,14 +294,16 @@ LIMITS: dict[str, Limit] = {
     "latency.missed_share": Limit(
         what="share of the frames that miss `measure.deadline_ms`",
         unit="share",
-        read=frames(lambda runs, deadline_ms: of_frames(runs, deadline_ms).missed_share),
+        read=missed_share,
         measure="latency",
+        to_tell=frames_to_tell,
     ),
     "latency.longest_run": Limit(
         what="the most frames missed in a row",
         unit="frames",
-        read=frames(lambda runs, deadline_ms: of_frames(runs, deadline_ms).longest_run),
+        read=longest_row,
         measure="latency",
+        to_tell=lambda _, __: "to tell, raise measure.frames in the budget",
     ),
     "instructions.per_inference": Limit(
         what="instructions of an inference on one thread; `--device arm64`",

@@ -7,7 +7,9 @@ import numpy as np
 from bench.html import plots
 from bench.html.parts import Bar, Panel, Part, Tile, figure, percent, percents
 from bench.measure.latency import NS_PER_MS
+from bench.measure.realtime import missed_frames
 from bench.report import Frames, LatencyReport, LatencyResult, Realtime, Throughput
+from bench.shares import share_interval
 from bench.stats import FAR_OUT
 
 FRAMES_IN_STRIP = 600  # a line each
@@ -150,10 +152,12 @@ def _throughput(rows: Sequence[Throughput]) -> Panel:
 
 def _missed(realtime: Realtime) -> Tile:
     frames = realtime.model
+    low, high = share_interval(missed_frames(frames.runs, realtime.deadline_ms))
     return Tile(
         label=f"missed deadlines of {realtime.deadline_ms:g} ms",
         value=f"{frames.missed_share:.2%}",
-        note=f"{frames.missed:,} of {frames.frames:,} frames, at most {frames.longest_run} in a row",
+        note=f"95 % interval {low:.2%} – {high:.2%}; {frames.missed:,} of {frames.frames:,} frames, at most "
+        f"{frames.longest_run} in a row",
         mood="bad" if frames.missed else "good",
     )
 

@@ -17,6 +17,7 @@ from bench.protocol import MeasuredModel, PeriodicSamples, Request
 from bench.report import Frames, Realtime
 
 NS_PER_MS = 1e6
+LONGEST_MS = 1e6
 PROCESSES = 3  # for each model: misses in a row need long runs, and one process alone may be lucky with its memory
 
 
@@ -27,7 +28,7 @@ class Deadline:
     Attributes:
         deadline_ms: From a frame's arrival to its result.
         period_ms: From a frame to the next; as long as the deadline by default.
-        frames: Of each model, over all processes, at least.
+        frames: Of each model, over all processes.
     """
 
     deadline_ms: float
@@ -36,9 +37,11 @@ class Deadline:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured, all faults at once."""
-        times = {"deadline_ms": self.deadline_ms, "period_ms": self.every_ms}
+        times = {"deadline_ms": self.deadline_ms, "period_ms": self.period_ms}
         faults = [
-            f"{name} is {value}, expected 0.01 or more" for name, value in times.items() if not 0.01 <= value < 1e6
+            f"{name} is {value:g}, expected 0.01 or more, below {LONGEST_MS:,.0f}"
+            for name, value in times.items()
+            if value is not None and not 0.01 <= value < LONGEST_MS
         ]
         if self.frames < 1:
             faults.append(f"frames is {self.frames}, expected at least 1")
@@ -52,16 +55,17 @@ class Deadline:
 
 
 def requests(deadline: Deadline, template: Request) -> list[Request]:
-    """A process for each model, in turn, and so `PROCESSES` times."""
+    """A process for each model, in turn, and so `PROCESSES` times; fewer where there are fewer frames."""
+    shares = [-(-(deadline.frames - process) // PROCESSES) for process in range(min(PROCESSES, deadline.frames))]
     return [
         replace(
             template,
             measure="periodic",
             models=(path,),
-            min_samples=-(-deadline.frames // PROCESSES),
+            min_samples=share,
             period_ns=round(deadline.every_ms * NS_PER_MS),
         )
-        for _ in range(PROCESSES)
+        for share in shares
         for path in template.models
     ]
 
@@ -86,7 +90,7 @@ def realtime(deadline: Deadline, measured: Sequence[MeasuredModel], models: int)
 
 def frames(runs: Sequence[PeriodicSamples], deadline_ms: float) -> Frames:
     """One model's figures; rows of missed frames end with their process."""
-    missed = [[response is None or response > deadline_ms * NS_PER_MS for response in run.response_ns] for run in runs]
+    missed = missed_frames(runs, deadline_ms)
     responses = [response for run in runs for response in run.response_ns if response is not None]
     p50, p99 = np.quantile(responses, (0.5, 0.99)) / NS_PER_MS
     count = sum(len(run) for run in missed)
@@ -101,6 +105,11 @@ def frames(runs: Sequence[PeriodicSamples], deadline_ms: float) -> Frames:
         inference_p50_ms=float(np.median([time for run in runs for time in run.inference_ns])) / NS_PER_MS,
         runs=tuple(runs),
     )
+
+
+def missed_frames(runs: Sequence[PeriodicSamples], deadline_ms: float) -> list[list[bool]]:
+    """Of each frame of each process, whether it was missed."""
+    return [[response is None or response > deadline_ms * NS_PER_MS for response in run.response_ns] for run in runs]
 
 
 def longest_run(missed: Sequence[bool]) -> int:

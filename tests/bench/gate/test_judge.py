@@ -182,21 +182,39 @@ def test_cold_start_and_static_memory_are_those_of_the_reports(pair: Pair, gener
     assert (done.verdict, done.reason) == ("not measured", "could not be measured: a loop has no known length")
 
 
-def test_missed_frames_are_over_when_every_process_misses_too_many(pair: Pair, generous: GateReport) -> None:
-    ms = 1_000_000
-    runs = tuple(
-        PeriodicSamples(response_ns=response, inference_ns=(ms,) * 4)
-        for response in ((ms, 3 * ms, 3 * ms, ms), (ms, None, 3 * ms, 3 * ms))
-    )
-    found = frames(runs, deadline_ms=2.0)
-    realtime = Realtime(deadline_ms=2.0, period_ms=2.0, model=found, baseline=None)
+def fed(pair: Pair, generous: GateReport, *responses: tuple[int | None, ...]) -> Evidence:
+    """Frames of several processes, with a deadline of 2 ms."""
+    runs = tuple(PeriodicSamples(response_ns=response, inference_ns=(1_000_000,)) for response in responses)
+    realtime = Realtime(deadline_ms=2.0, period_ms=2.0, model=frames(runs, deadline_ms=2.0), baseline=None)
     assert generous.latency is not None
-    evidence = replace(evidence_of(pair, generous), latency=replace(generous.latency, realtime=realtime))
-    share = check("latency.missed_share", 0.6, evidence)
-    assert (share.low, share.value, share.high) == (0.5, 0.625, 0.75)
+    return replace(evidence_of(pair, generous), latency=replace(generous.latency, realtime=realtime))
+
+
+def test_a_share_of_missed_frames_has_an_interval(pair: Pair, generous: GateReport) -> None:
+    ms = 1_000_000
+    none = fed(pair, generous, (ms,) * 34, (ms,) * 33, (ms,) * 33)
+    share = check("latency.missed_share", 0.01, none)
+    assert (share.low, share.value) == (0, 0)
+    assert share.high == pytest.approx(1 - 0.025 ** (1 / 100))
     assert share.verdict == "uncertain"
-    assert check("latency.missed_share", 0.4, evidence).verdict == "over"
+    assert "to tell, set measure.frames = 368 in the budget" in share.reason
+    assert check("latency.missed_share", 0.04, none).verdict == "within"
+    zero = check("latency.missed_share", 0.0, none)
+    assert (zero.verdict, zero.reason.rpartition("; ")[2]) == (
+        "uncertain",
+        "no number of frames would tell: set another limit",
+    )
+    many = fed(pair, generous, *[(ms, None, 3 * ms, ms) * 20] * 3)
+    assert check("latency.missed_share", 0.3, many).verdict == "over"
+
+
+def test_the_longest_row_of_missed_frames_is_over_when_that_of_every_process_is(
+    pair: Pair, generous: GateReport
+) -> None:
+    ms = 1_000_000
+    evidence = fed(pair, generous, (ms, 3 * ms, 3 * ms, ms), (ms, None, 3 * ms, 3 * ms))
     assert check("latency.longest_run", 3, evidence).verdict == "within"
+    assert check("latency.longest_run", 2, evidence).reason.endswith("; to tell, raise measure.frames in the budget")
     row = check("latency.longest_run", 1, evidence)
     assert (row.low, row.value, row.high, row.verdict) == (2, 3, 3, "over")
     without = check("latency.missed_share", 0.5, evidence_of(pair, generous))

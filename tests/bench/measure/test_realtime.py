@@ -32,7 +32,9 @@ def test_frames_go_to_the_model_that_computed_them() -> None:
     """The processes of model and baseline take turns."""
     asked = requests(Deadline(deadline_ms=2.0, frames=7), template_of("a.onnx", "b.onnx"))
     assert [request.models for request in asked] == [("a.onnx",), ("b.onnx",)] * PROCESSES
-    assert {(request.min_samples, request.period_ns) for request in asked} == {(3, 2 * MS)}
+    assert [request.min_samples for request in asked] == [3, 3, 2, 2, 2, 2]
+    assert {request.period_ns for request in asked} == {2 * MS}
+    assert [request.min_samples for request in requests(Deadline(deadline_ms=2.0, frames=2), asked[0])] == [1, 1]
     answered = [
         MeasuredModel(inputs=(), periodic=PeriodicSamples(response_ns=(time,) * 3, inference_ns=(time,) * 3))
         for time in (MS, 3 * MS) * PROCESSES
@@ -70,8 +72,10 @@ def test_frames_faster_than_the_model_are_dropped(make_convs) -> None:
 
 
 def test_times_that_make_no_sense_are_refused_together() -> None:
-    with pytest.raises(BenchError, match=r"deadline_ms is 0, expected 0.01 or more; period_ms is -1.*; frames is 0"):
+    with pytest.raises(BenchError, match=r"deadline_ms is 0, expected 0.01.*; period_ms is -1.*; frames is 0"):
         Deadline(deadline_ms=0, period_ms=-1, frames=0)
     with pytest.raises(BenchError, match="deadline_ms is nan"):
         Deadline(deadline_ms=float("nan"))
+    with pytest.raises(BenchError, match=r"^deadline_ms is -1, expected 0.01 or more, below 1,000,000$"):
+        Deadline(deadline_ms=-1)  # nothing is said of a period, which was not given
     assert Deadline(deadline_ms=33.0).every_ms == 33.0
