@@ -42,9 +42,7 @@ def _arm64() -> Status:
         missing = missing_programs()
         return Status(device, "not set up", f"needs {', '.join(missing)}" if missing else f"build it once: {SETUP}")
     if not space.counter.exists():
-        return Status(
-            device, "no plugin", f"outputs alone; to count, install a C compiler (gcc) or set CC, then: {SETUP}"
-        )
+        return Status(device, "no plugin", f"cannot count yet: install a C compiler (gcc) or set CC, then: {SETUP}")
     return Status(device, "ready", f"emulated, for bench instructions: {space.folder}")
 
 

@@ -18,6 +18,7 @@ from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN
 STYLES = {WITHIN: "green", UNCERTAIN: "yellow", OVER: "bold red", NOT_MEASURED: "magenta"}
 WORDS = {
     WITHIN: "within budget",
+    UNCERTAIN: "uncertain: not over budget, but a figure cannot be told from its limit",
     OVER: "over budget",
     NOT_MEASURED: "could not be measured",
 }
@@ -27,7 +28,7 @@ def gate_command(
     model: options.Model,
     budget: Annotated[Path, typer.Option(metavar="budget.toml", help="Limits, and how to measure.")],
     baseline: options.Baseline = None,
-    device: options.Device = "cpu",
+    device: options.AnyDevice = "cpu",
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML, a test case a limit.")] = None,
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write a summary for a pull request.")

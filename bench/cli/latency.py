@@ -16,6 +16,7 @@ from bench.stats import FAR_OUT, MIN_RUNS, Ratio
 
 
 def latency_command(
+    context: typer.Context,
     model: options.Model,
     baseline: options.Baseline = None,
     device: options.Device = "cpu",
@@ -65,6 +66,9 @@ def latency_command(
             seed=seed,
             timeout_s=timeout,
             progress=progress,
+            advise=lambda runs, samples, seconds: (
+                "run: " + options.command_again(context, runs=runs, samples=samples, min_seconds=f"{seconds:.3g}")
+            ),
         )
     if json is not None:
         report.save(json)

@@ -1,5 +1,6 @@
 """Options that several subcommands share, and what they mean."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +9,18 @@ import typer
 
 from bench.errors import BenchError
 from bench.files import require_writable
-from bench.targets import TARGETS
+from bench.targets import EMULATED, TARGETS
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to measure.")]
 Baseline = Annotated[Path | None, typer.Option(metavar="DENSE.onnx", help="Compare with this model.")]
-Device = Annotated[str, typer.Option(help=f"Where to measure: {', '.join(TARGETS)}; see bench devices.")]
+NATIVE = ", ".join(name for name in TARGETS if name not in EMULATED)
+Device = Annotated[str, typer.Option(help=f"Where to measure: {NATIVE}; see bench devices.")]
+AnyDevice = Annotated[
+    str,
+    typer.Option(
+        help=f"Where to measure: {NATIVE}; {', '.join(sorted(EMULATED))} for instructions alone; see bench devices."
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Intra-op threads of ONNX Runtime, at least 1.")]
 Batch = Annotated[int | None, typer.Option(help="Size of open first dimensions, at least 1; 1 by default.")]
 Shape = Annotated[
@@ -74,6 +82,21 @@ def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
             raise BenchError(f"--shape names the input {name!r} twice")
         shapes[name] = shape
     return shapes
+
+
+def command_again(context: typer.Context, **changed: object) -> str:
+    """The running command as it was given, with other values of some options."""
+    words = ["bench", context.info_name or ""]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in changed and (source is None or source.name != "COMMANDLINE"):
+            continue
+        value = changed.get(name, context.params.get(name))
+        option = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [*option, f"{each}"]
+    return shlex.join(words)
 
 
 def require_output(output: Path | None, *inputs: Path | None, option: str = "--json") -> None:

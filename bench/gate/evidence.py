@@ -1,9 +1,10 @@
 """What is known about a model and its baseline: their files, what these tell, and what was measured."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +17,21 @@ from bench.measure.runs import Progress
 from bench.onnx_file import OnnxFile, describe, metadata
 from bench.protocol import CPU_PROVIDER
 from bench.report import InstructionsReport, LatencyReport, MemoryReport
+from bench.targets import is_emulated
 
 T = TypeVar("T")
 R = TypeVar("R", LatencyReport, MemoryReport, InstructionsReport)
+
+# Options that messages of measures name -> keys of the budget, where the gate's user says the same.
+KEYS = {
+    **{f"--{name}": f"measure.{name}" for name in ("threads", "pin", "provider", "batch", "samples", "runs", "frames")},
+    "--min-seconds": "measure.min_seconds",
+    "--repeats": "measure.memory_runs",
+    "--shape": "measure.shapes",
+    "--tolerance": "measure.tolerance",
+    "--timeout": "measure.timeout_s",
+}
+OPTION = re.compile(r"(?<!\S)\(?(--[a-z-]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +167,10 @@ def measure_latency(job: Job) -> LatencyReport:
         seed=how.seed,
         timeout_s=how.timeout_s,
         progress=job.progress,
+        advise=lambda runs, samples, seconds: (
+            f"set measure.runs = {runs}, measure.samples = {samples} and "
+            f"measure.min_seconds = {seconds:.3g} in the budget"
+        ),
     )
 
 
@@ -208,6 +225,29 @@ def _of_known_sizes(report: R) -> R | Failed:
     return report
 
 
+def _require_possible(measure: str, device: str) -> None:
+    """Refuse what a device cannot measure, in the words of the gate.
+
+    Raises:
+        BenchError: Instructions on a real CPU, or time or memory on an emulated one.
+    """
+    if measure == "instructions" and not is_emulated(device):
+        raise BenchError(
+            f"instructions are counted on an emulated CPU, not on --device {device}: "
+            "gate them with --device arm64:cortex-a53"
+        )
+    if measure != "instructions" and is_emulated(device):
+        raise BenchError(
+            f"--device {device} is emulated, and tells nothing of {measure}: limit instructions there, and gate "
+            f"{measure} with --device cpu or on a board"
+        )
+
+
+def in_keys(text: str) -> str:
+    """A measure's message with the budget's keys in the place of options."""
+    return OPTION.sub(lambda match: match[0].replace(match[1], KEYS.get(match[1], match[1])), text)
+
+
 def gather(job: Job, wanted: set[str]) -> Evidence:
     """Read the files, and measure what is `wanted` (``latency``, ``memory``, ``instructions``); failures are kept.
 
@@ -219,10 +259,11 @@ def gather(job: Job, wanted: set[str]) -> Evidence:
         if measure not in wanted:
             return None
         try:
+            _require_possible(measure, job.device)
             report = run(job)
         except BenchError as error:
-            return Failed(str(error))
-        return _of_known_sizes(report)
+            return Failed(in_keys(str(error)))
+        return _of_known_sizes(replace(report, warnings=tuple(map(in_keys, report.warnings))))
 
     evidence = Evidence(
         model=facts_of(job.model),

@@ -9,12 +9,17 @@ from bench.gate.budget import Budget
 from bench.gate.evidence import Evidence, Failed, Job, T, gather
 from bench.gate.limits import BOUNDS, LIMITS, UNITS, Figure
 from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN, Check, GateReport
-from bench.measure.runs import Progress, now
+from bench.measure.runs import Progress, busy, now
 from bench.report import LatencyReport
 from bench.targets import find_target
 
 # A p99 of fewer samples rests on less than ten of them.
 SAMPLES_FOR_P99 = 1000
+
+BESIDE_OTHERS = (
+    "; but other processes were running, and they may be the cause: gate again on an idle machine, or limit "
+    "latency.ratio or instructions instead"
+)
 
 # What to raise for a narrower range.
 MORE = {"latency": "measure.runs", "memory": "measure.memory_runs", "instructions": "measure.instruction_samples"}
@@ -87,6 +92,8 @@ def check(name: str, limit: float, evidence: Evidence) -> Check:
         reason = _reason(name, figure, limit, verdict)
         if verdict == UNCERTAIN and figure.range_of != BOUNDS:  # a search gives the same bounds again
             reason += f"; {_to_tell(name, limit, evidence)}"
+        if verdict == OVER and _beside_others(name, evidence):
+            reason += BESIDE_OTHERS
     return Check(
         name=name,
         unit=rule.unit,
@@ -110,9 +117,9 @@ def judged(figure: Figure, limit: float, *, at_least: bool) -> str:
 
 
 def outcome(checks: Sequence[Check]) -> str:
-    """A limit that is broken is broken whatever else could not be measured."""
+    """A limit that is broken is broken whatever else could not be measured; one that may be is not within."""
     verdicts = {one.verdict for one in checks}
-    return next((verdict for verdict in (OVER, NOT_MEASURED) if verdict in verdicts), WITHIN)
+    return next((verdict for verdict in (OVER, NOT_MEASURED, UNCERTAIN) if verdict in verdicts), WITHIN)
 
 
 def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
@@ -129,6 +136,13 @@ def _reason(name: str, figure: Figure, limit: float, verdict: str) -> str:
         (UNCERTAIN, True): "not distinguishable from the limit of",
     }[verdict, rule.at_least]
     return f"{unit.shown(figure.value)}{where}: {side} {unit.shown(limit)}"
+
+
+def _beside_others(name: str, evidence: Evidence) -> bool:
+    """Whether a figure in milliseconds was measured beside other processes, which nothing takes out of it."""
+    rule, report = LIMITS[name], _or_none(evidence.latency)
+    absolute = rule.measure == "latency" and not rule.needs_baseline
+    return absolute and report is not None and busy(report.settings, report.host)
 
 
 def _to_tell(name: str, limit: float, evidence: Evidence) -> str:

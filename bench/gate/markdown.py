@@ -9,6 +9,7 @@ from bench.protocol import Host
 MARKS = {WITHIN: "✅ within", UNCERTAIN: "⚠️ uncertain", OVER: "❌ over", NOT_MEASURED: "❔ not measured"}
 HEADLINES = {
     WITHIN: "✅ {model} is within its budget",
+    UNCERTAIN: "⚠️ {model} is not over its budget, but a figure cannot be told from its limit",
     OVER: "❌ {model} is over its budget",
     NOT_MEASURED: "❔ {model} could not be measured",
 }

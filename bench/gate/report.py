@@ -12,7 +12,7 @@ from bench.saved import Saved, read_saved
 
 WITHIN, UNCERTAIN, OVER, NOT_MEASURED = "within", "uncertain", "over", "not measured"
 
-EXIT_CODES = {WITHIN: 0, OVER: 1, NOT_MEASURED: 2}
+EXIT_CODES = {WITHIN: 0, UNCERTAIN: 0, OVER: 1, NOT_MEASURED: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class GateReport(Saved):
         budget: The budget file's name.
         seconds: That it took.
         measure: How it was measured.
-        outcome: ``over`` if any check is, else ``not measured`` if any check is, else ``within``.
+        outcome: ``over`` if any check is, else ``not measured`` if any check is, else ``uncertain``, else ``within``.
         warnings: What makes the figures doubtful.
         latency: The report that the checks of latency rest on; None where there is none.
         memory: Likewise.
@@ -77,7 +77,7 @@ class GateReport(Saved):
 
     @property
     def exit_code(self) -> int:
-        """0 within budget, 1 over it, 2 could not be measured."""
+        """0 within budget or uncertain, 1 over it, 2 could not be measured."""
         return EXIT_CODES[self.outcome]
 
     def measurements(self) -> list[LatencyReport | MemoryReport | InstructionsReport]:

@@ -7,7 +7,12 @@ from bench.gate.report import NOT_MEASURED, OVER, UNCERTAIN, WITHIN, Check, Gate
 from bench.html.parts import Panel, Tile, percents
 
 MOODS = {WITHIN: "good", UNCERTAIN: "doubt", OVER: "bad", NOT_MEASURED: "doubt"}
-HEADLINES = {WITHIN: "within budget", OVER: "over budget", NOT_MEASURED: "could not be measured"}
+HEADLINES = {
+    WITHIN: "within budget",
+    UNCERTAIN: "uncertain",
+    OVER: "over budget",
+    NOT_MEASURED: "could not be measured",
+}
 
 
 def gate_content(report: GateReport) -> tuple[list[Tile], list[Panel]]:

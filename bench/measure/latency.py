@@ -1,8 +1,7 @@
 """Latency: inference times of a model and its baseline, sampled side by side in several fresh processes."""
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +33,13 @@ NS_PER_MS = 1e6
 NOISY_HALF_WIDTH = 0.05
 MAX_ADVISED_RUNS = 100  # beyond, a quieter machine is the better advice
 
+Advise = Callable[[int, int, float], str]  # runs, samples, seconds of a longer measurement: how to ask for it
+
+
+def call_again(runs: int, samples: int, min_seconds: float) -> str:
+    """How to ask `latency` for a longer measurement."""
+    return f"measure again with runs={runs}, samples={samples}, min_seconds={min_seconds:.3g}"
+
 
 def latency(
     model: Path,
@@ -54,6 +60,7 @@ def latency(
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
+    advise: Advise = call_again,
 ) -> LatencyReport:
     """Measure single inferences of `model`, interleaved with those of `baseline`.
 
@@ -77,6 +84,7 @@ def latency(
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each run with the runs done and their number.
+        advise: Says how to measure longer, in the words of who asked; a noisy report warns with it.
 
     Raises:
         BenchError: The request makes no sense, or a model could not be measured.
@@ -108,7 +116,6 @@ def latency(
     settings = replace(settings, provider=by_size[0][0][0].provider)
     host = host_of(found[0])
     ratio = _ratio(*results) if baseline is not None else None
-    command = advised(paths, device, settings, batches)
     fallen = fallen_back(zip(files, by_size[0], strict=True))
     return LatencyReport(
         measure="latency",
@@ -118,7 +125,7 @@ def latency(
         host=host,
         warnings=(
             *caveats(device),
-            *doubts(command, settings, host, results, ratio),
+            *doubts(advise, settings, host, results, ratio),
             *fallen,
             *assumed_sizes((result.file, result.inputs) for result in results),
         ),
@@ -203,9 +210,12 @@ def _ratio(model: LatencyResult, baseline: LatencyResult) -> Ratio:
 
 
 def doubts(
-    command: Sequence[str], settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
+    advise: Advise, settings: Settings, host: Host, results: Sequence[LatencyResult], ratio: Ratio | None
 ) -> tuple[str, ...]:
-    """What makes the figures doubtful, and what to run next: `command` with more runs."""
+    """What makes the figures doubtful, and what to do next: more runs, each as long as before.
+
+    An interval's width falls with the root of their number.
+    """
     found = host_doubts(settings, host)
     if not all(run.warmup_stable for result in results for run in result.latency.runs):
         found.append(
@@ -224,26 +234,7 @@ def doubts(
         if runs > MAX_ADVISED_RUNS:
             noisy += f"; {runs} processes would be needed: take a quieter machine or core (--pin)"
             runs = MAX_ADVISED_RUNS
-        found.append(f"{noisy}; run: {_longer(command, settings, runs)}")
+        longer = runs / settings.runs
+        advice = advise(runs, math.ceil(settings.min_samples * longer), settings.min_seconds * longer)
+        found.append(f"{noisy}; {advice}")
     return tuple(found)
-
-
-def advised(paths: Sequence[str], device: str, settings: Settings, batches: Sequence[int] = ()) -> list[str]:
-    """The words that measure the same again, as long as by default."""
-    words = ["bench", "latency", paths[0], *(["--baseline", paths[1]] if len(paths) > 1 else []), "--device", device]
-    if batches:
-        words += ["--batches", ",".join(map(str, batches))]
-    elif settings.batch is not None:
-        words += ["--batch", f"{settings.batch}"]
-    for name, shape in settings.shapes.items():
-        words += ["--shape", f"{name}={','.join(map(str, shape))}"]
-    words += ["--pin", ",".join(map(str, settings.pin))] if settings.pin else []
-    words += ["--provider", settings.provider] if settings.provider != CPU_PROVIDER else []
-    return [*words, "--threads", f"{settings.threads}"]
-
-
-def _longer(command: Sequence[str], settings: Settings, runs: int) -> str:
-    """The command with more runs, each as long as before: an interval's width falls with the root of their number."""
-    longer = runs / settings.runs
-    words = ["--runs", f"{runs}", "--samples", f"{math.ceil(settings.min_samples * longer)}"]
-    return shlex.join([*command, *words, "--min-seconds", f"{settings.min_seconds * longer:.3g}"])

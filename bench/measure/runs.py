@@ -126,16 +126,22 @@ def require_unchanged(before: Sequence[OnnxFile], paths: Sequence[str]) -> None:
 def host_doubts(settings: Settings, host: Host) -> list[str]:
     """What about the machine makes times doubtful."""
     found = []
-    threads, cores, load = settings.threads, host.usable_cores, host.load_average_1min
+    threads, cores = settings.threads, host.usable_cores
     own = len(settings.pin) or cores
     if threads > own:
         found.append(f"{threads} threads share {own} cores: run with --threads {own}")
-    if load is not None and load + threads > cores + IDLE_LOAD:
+    if busy(settings, host):
         found.append(
-            f"other processes were running: load average {load:.1f} before the start, and {threads} of {cores} cores "
-            "needed; stop them (see: top), then run the same command"
+            f"other processes were running: load average {host.load_average_1min:.1f} before the start, and "
+            f"{threads} of {cores} cores needed; stop them (see: top), then run the same command"
         )
     return found
+
+
+def busy(settings: Settings, host: Host) -> bool:
+    """Whether other processes ran before the start that left too few cores."""
+    load = host.load_average_1min
+    return load is not None and load + settings.threads > host.usable_cores + IDLE_LOAD
 
 
 def fallen_back(measured: Iterable[tuple[OnnxFile, Sequence[MeasuredModel]]]) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ TARGETS: dict[str, Callable[[str], Target]] = {
     "adb": adb_target,
 }
 
+# Targets that emulate a CPU: there instructions can be counted, and seconds and memory are the emulator's.
+EMULATED = frozenset({"arm64"})
+
 # Name of a target -> what makes every figure of it doubtful.
 CAVEATS = {"adb": ADB_CAVEAT}
 
@@ -54,6 +57,11 @@ def find_target(device: str) -> Target:
     if name not in TARGETS:
         raise BenchError(f"unknown device {device!r}; known devices: {', '.join(TARGETS)}")
     return TARGETS[name](address)
+
+
+def is_emulated(device: str) -> bool:
+    """Whether ``--device`` names an emulated CPU."""
+    return device.partition(":")[0] in EMULATED
 
 
 def caveats(device: str) -> tuple[str, ...]:

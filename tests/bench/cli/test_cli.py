@@ -1,13 +1,15 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from bench.cli import COMMANDS, build_app
-from bench.cli.options import parse_shapes
+from bench.cli.options import command_again, parse_shapes
 from bench.errors import BenchError
 from bench.report import load_report
 
@@ -108,6 +110,23 @@ def test_the_console_script_shows_no_traceback(start: tuple[str, str], tmp_path:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"bench: model file not found: {tmp_path / 'none.onnx'}\n"
+
+
+def test_a_command_to_run_again_keeps_what_was_given() -> None:
+    latency_line = typer.main.get_command(build_app()).commands["latency"]
+    given = ["a b.onnx", "--runs=7", "--deadline-ms", "5", "--frames", "200", "--shape", "x=1,3", "--shape", "y=2"]
+    context = latency_line.make_context("latency", [*given, "--json", "rt.json"])
+    assert shlex.split(command_again(context, runs=30, min_seconds="1.5")) == [
+        *("bench", "latency", "a b.onnx", "--min-seconds", "1.5", "--runs", "30", "--shape", "x=1,3", "--shape", "y=2"),
+        *("--deadline-ms", "5.0", "--frames", "200", "--json", "rt.json"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["latency", "memory", "profile"])
+def test_help_lists_no_device_that_the_command_refuses(name: str) -> None:
+    words = " ".join(CliRunner().invoke(build_app(), [name, "--help"]).output.split())
+    assert "Where to measure: cpu, ssh, adb;" in words
+    assert "arm64" not in words
 
 
 def test_shapes_are_parsed() -> None:

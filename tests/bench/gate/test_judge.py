@@ -5,9 +5,10 @@ import pytest
 
 from bench.errors import BenchError
 from bench.gate import Budget, GateReport, gate, load_gate_report
-from bench.gate.evidence import Evidence, Failed, Measurement, facts_of
+from bench.gate.evidence import Evidence, Failed, Measurement, facts_of, in_keys
 from bench.gate.judge import check, judged, outcome
 from bench.gate.limits import LIMITS, Figure
+from bench.gate.report import EXIT_CODES
 from bench.measure.realtime import frames
 from bench.protocol import PeriodicSamples
 from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Realtime
@@ -49,11 +50,12 @@ def test_what_is_over_is_over_whatever_else_could_not_be_measured(generous: Gate
     def outcome_of(*verdicts: str) -> str:
         return outcome([replace(generous.checks[0], verdict=verdict) for verdict in verdicts])
 
-    assert outcome_of("within", "uncertain") == "within"
+    assert outcome_of("within", "uncertain") == "uncertain"
+    assert outcome_of("uncertain", "not measured") == "not measured"
     assert outcome_of("within", "not measured") == "not measured"
     assert outcome_of("not measured", "over", "within") == "over"
-    codes = [replace(generous, outcome=name).exit_code for name in ("within", "over", "not measured")]
-    assert codes == [0, 1, 2]
+    codes = [replace(generous, outcome=name).exit_code for name in EXIT_CODES]
+    assert dict(zip(EXIT_CODES, codes, strict=True)) == {"within": 0, "uncertain": 0, "over": 1, "not measured": 2}
 
 
 def test_the_figures_are_those_of_the_measurements(pair: Pair, generous: GateReport, tmp_path) -> None:
@@ -253,7 +255,45 @@ def test_a_device_that_counts_no_instructions_is_not_measured(pair: Pair) -> Non
     limits = {"instructions.per_inference": 1e9}
     report = gate(pair.model, Budget(name="b.toml", limits=limits, measure=QUICK), device="cpu")
     assert report.exit_code == 2
-    assert report.checks[0].reason.startswith("could not be measured: ")
+    assert report.checks[0].reason == (
+        "could not be measured: instructions are counted on an emulated CPU, not on --device cpu: gate them with "
+        "--device arm64:cortex-a53"
+    )
+
+
+def test_an_emulated_device_tells_instructions_alone(pair: Pair) -> None:
+    limits = {"latency.p50_ms": 1.0, "memory.peak_bytes": 1e9}
+    report = gate(pair.model, Budget(name="b.toml", limits=limits, measure=QUICK), device="arm64:cortex-a53")
+    assert report.exit_code == 2
+    for one, measure in zip(report.checks, ("latency", "memory"), strict=True):
+        assert (
+            f"tells nothing of {measure}: limit instructions there, and gate {measure} with --device cpu" in one.reason
+        )
+        assert "bench " not in one.reason
+
+
+def test_the_gate_speaks_of_keys_of_the_budget() -> None:
+    told = "give fewer --samples, a smaller --batch or a longer --timeout; take another core (--pin), or --device cpu"
+    assert in_keys(told) == (
+        "give fewer measure.samples, a smaller measure.batch or a longer measure.timeout_s; take another core "
+        "(measure.pin), or --device cpu"
+    )
+
+
+def test_milliseconds_over_their_limit_beside_other_processes_say_so(pair: Pair, generous: GateReport) -> None:
+    assert generous.latency is not None
+    host = replace(generous.latency.host, usable_cores=2)
+
+    def reason(name: str, limit: float, load: float) -> str:
+        latency = replace(generous.latency, host=replace(host, load_average_1min=load))
+        done = check(name, limit, replace(evidence_of(pair, generous), latency=latency))
+        assert done.verdict == ("within" if limit > 1 else "over")
+        return done.reason
+
+    assert "other processes were running, and they may be the cause" in reason("latency.p50_ms", 1e-9, 2.0)
+    assert "other processes" not in reason("latency.p50_ms", 1e-9, 0.1)
+    assert "other processes" not in reason("latency.p50_ms", 1e9, 2.0)
+    assert "other processes" not in reason("latency.ratio", 1e-9, 2.0)
 
 
 def test_what_a_system_hides_behind_the_runtimes_own_peak_is_not_measured(pair: Pair, generous: GateReport) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bench.errors import BenchError
-from bench.measure.latency import advised, doubts, latency
+from bench.measure.latency import call_again, doubts, latency
 from bench.report import LatencyReport, load_report
 
 QUICK = {"runs": 6, "samples": 60, "min_seconds": 0.2}
@@ -70,48 +70,39 @@ def test_the_time_limit_holds_over_all_processes(make_convs) -> None:
 
 def test_threads_that_the_machine_lacks_and_other_processes_are_doubtful(report: LatencyReport) -> None:
     settings, host = replace(report.settings, threads=3), replace(report.host, usable_cores=2, load_average_1min=0.1)
-    found = doubts((), settings, host, (report.model,), None)
+    found = doubts(call_again, settings, host, (report.model,), None)
     assert "3 threads share 2 cores: run with --threads 2" in found
-    busy = doubts((), report.settings, replace(host, load_average_1min=1.9), (report.model,), None)
+    busy = doubts(call_again, report.settings, replace(host, load_average_1min=1.9), (report.model,), None)
     assert any("load average 1.9 before the start, and 1 of 2 cores needed" in text for text in busy)
-    idle = doubts((), report.settings, host, (report.model,), None)
+    idle = doubts(call_again, report.settings, host, (report.model,), None)
     assert not any("load average" in text for text in idle)
 
 
-def test_a_noisy_report_names_the_command_to_run_next(report: LatencyReport) -> None:
+def test_a_noisy_report_says_how_to_measure_longer(report: LatencyReport) -> None:
     assert report.ratio is not None
-    command = ["bench", "latency", "a b.onnx", "--baseline", "c.onnx"]
     noisy = replace(report.ratio, low=report.ratio.value * 0.89, high=report.ratio.value * 1.11)
     results = (report.model, report.baseline)
-    (warning,) = (text for text in doubts(command, report.settings, report.host, results, noisy) if "noisy" in text)
+    (warning,) = (text for text in doubts(call_again, report.settings, report.host, results, noisy) if "noisy" in text)
     assert warning == (
-        "noisy: the interval of the ratio is +-11% wide, more than 5%; run: bench latency 'a b.onnx' --baseline c.onnx "
-        "--runs 30 --samples 300 --min-seconds 1"
-    )
-
-
-def test_the_advised_command_measures_the_same(report: LatencyReport) -> None:
-    settings = replace(report.settings, batch=2, shapes={"x": (2, 3)}, threads=4)
-    assert " ".join(advised(("a.onnx", "b.onnx"), "cpu", settings)) == (
-        "bench latency a.onnx --baseline b.onnx --device cpu --batch 2 --shape x=2,3 --threads 4"
+        "noisy: the interval of the ratio is +-11% wide, more than 5%; "
+        "measure again with runs=30, samples=300, min_seconds=1"
     )
 
 
 def test_a_machine_too_noisy_for_any_number_of_processes_is_called_that(report: LatencyReport) -> None:
     assert report.ratio is not None
     wild = replace(report.ratio, low=report.ratio.value * 0.59, high=report.ratio.value * 1.41)
-    found = doubts(["bench", "latency", "a.onnx"], report.settings, report.host, (report.model,), wild)
+    found = doubts(call_again, report.settings, report.host, (report.model,), wild)
     # 6 processes, 8.2 times as wide as 5 %: 6 * 8.2^2.
     (warning,) = (text for text in found if "noisy" in text)
-    assert "404 processes would be needed: take a quieter machine or core (--pin); run: bench latency" in warning
-    assert "--runs 100 " in warning
+    assert (
+        "404 processes would be needed: take a quieter machine or core (--pin); measure again with runs=100, "
+        in warning
+    )
 
 
 def test_pinned_cores_are_those_that_threads_share(report: LatencyReport) -> None:
     settings = replace(report.settings, threads=2, pin=(0,))
     host = replace(report.host, usable_cores=8, load_average_1min=0.0)
-    assert doubts((), settings, host, (report.model,), None)[0] == "2 threads share 1 cores: run with --threads 1"
-    words = advised(("a.onnx",), "cpu", replace(settings, provider="XnnpackExecutionProvider"), batches=(1, 4))
-    assert " ".join(words) == (
-        "bench latency a.onnx --device cpu --batches 1,4 --pin 0 --provider XnnpackExecutionProvider --threads 2"
-    )
+    first = doubts(call_again, settings, host, (report.model,), None)[0]
+    assert first == "2 threads share 1 cores: run with --threads 1"
