@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compress.cli.places import place_faults, require_there
 from compress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ def compact_command(
     metadata stay. Both files are compared in ONNX Runtime at several sizes, and in float64; a file that differs is not
     written. What has to stay is told with the reason. A file without dead channels is written as it is.
     """
-    from compress.surgery.onnx_compact import compact_onnx, write_model
-
     sizes = _sizes(input_size or [])
     _require_place(file, out)
+
+    from compress.surgery.onnx_compact import compact_onnx, write_model
+
     result = compact_onnx(file, sizes=sizes)
     write_model(result.model, out)
     if as_json:
@@ -59,14 +61,10 @@ def _sizes(given: list[str]) -> dict[str, tuple[int, ...]]:
 
 
 def _require_place(file: Path, out: Path) -> None:
-    """Refuse a place that can't be written, before any work."""
-    if out.suffix != ".onnx" and not out.is_dir():  # a slip must not overwrite another file
-        raise ConfigError(f"--out {out}: the file's name must end in .onnx")
-    if out.exists() and file.exists() and out.samefile(file):
-        raise ConfigError(f"--out {out}: this is the file itself; it is what the certificate refers to, and is kept.")
-    if out.is_dir() or not out.parent.is_dir():
-        missing = "it is a folder" if out.is_dir() else f"the folder {out.parent} does not exist; make it first"
-        raise ConfigError(f"--out {out}: {missing}.")
+    """Refuse places that can't be read or written, before any work."""
+    require_there(file)
+    if faults := place_faults("--out", out, file):
+        raise ConfigError("; ".join(faults))
 
 
 def _print(file: Path, out: Path, result: OnnxResult) -> None:

@@ -161,11 +161,9 @@ def test_an_onnx_file(run_dir, tmp_path, compress_command):
         (["--int8", "--fp16"], "--int8 and --fp16: a file holds one of them"),
         (["--int8", "--calibration-images", "0"], "--calibration-images 0: the calibration set would be empty"),
         (["--int8", "--max-drop", "2"], "--max-drop 2.0: a share of the accuracy between 0 and 1"),
-        (["--layout", "nhwc"], "--layout nhwc: goes with --with-preprocess"),
         (["--dynamic-size", "--with-preprocess", "--layout", "nhwc"], "sizes vary in images of the layout nchw only"),
         (["--sparse-initializers", "--fp16"], "stores float32 weights, this file holds float16"),
         (["--sparse-initializers", "--ort"], "ONNX Runtime's own format holds dense weights"),
-        (["--int8", "--weight-bits", "5"], "weight_bits is 5, expected 7 or 8"),
         (["--dynamic-size"], "LeNet5 itself fails on inputs of shape"),
     ],
 )
@@ -174,26 +172,6 @@ def test_what_makes_no_sense_is_refused(run_dir, tmp_path, compress_command, opt
     assert done.code == 2
     assert message in done.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_source_has_not_is_refused(factory, tmp_path, compress_command):
-    out = tmp_path / "m.onnx"
-    for source, options, message in (
-        (factory, ["--int8"], "--int8 needs a run directory"),
-        (
-            factory,
-            ["--with-preprocess"],
-            "--with-preprocess cannot be given, a factory gives a network",
-        ),
-        (tmp_path / "a.onnx", ["--dense", "--dynamic-batch"], "--dense, --dynamic-batch cannot be given, an ONNX file"),
-        (tmp_path / "a.onnx", ["--int8"], "--int8 needs a run directory"),
-        (tmp_path / "a.onnx", [], "a.onnx: cannot be read: No such file"),
-        (f"{tmp_path / 'none.py'}:make", [], "there is no file"),
-    ):
-        done = compress_command("export", source, "--onnx", out, *options)
-        assert done.code == 2
-        assert message in done.err
-        assert not out.exists()
 
 
 def test_accuracy_that_would_be_lost_is_refused(run_dir, tmp_path, compress_command, monkeypatch):

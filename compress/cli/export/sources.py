@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.cli.export.options import FLOAT32, INT8, Options
-from compress.errors import CompressError, ConfigError, DataError
+from compress.cli.export.options import FACTORY, FLOAT32, INT8, ONNX_FILE, RUN, Options
+from compress.errors import DataError
 
 if TYPE_CHECKING:
     from compress.cli.export.images import RunImages
@@ -43,30 +43,15 @@ def open_source(options: Options) -> Source:
     """Export or read the network.
 
     Raises:
-        CompressError: It cannot be opened, or was asked for what such a source cannot give.
+        CompressError: It cannot be opened.
         ExportError: It cannot be exported or verified.
     """
-    if Path(options.source).suffix == ".onnx":
-        return _from_onnx(options)
-    if options.source.rpartition(":")[0].endswith(".py"):
-        return _from_factory(options)
-    return _from_run(options)
+    return OPENERS[options.kind](options)
 
 
 def _from_onnx(options: Options) -> Source:
     from export import given_metadata, read_graph, read_metadata
 
-    _refuse_for(
-        "an ONNX file has its interface already",
-        options,
-        "dense",
-        "with_preprocess",
-        "dynamic_batch",
-        "dynamic_size",
-        "input_name",
-        "output_name",
-    )
-    _refuse_int8(options)
     path = Path(options.source)
     graph = read_graph(path, opset=options.opset)
     return Source(graph, metadata=given_metadata(read_metadata(path)))
@@ -78,11 +63,9 @@ def _from_factory(options: Options) -> Source:
     from compress.models import build
     from export import graph_of
 
-    _refuse_for("a factory gives a network and nothing more", options, "dense", "with_preprocess")
-    _refuse_int8(options)
-    channels, height, width = options.image_shape
-    model = build(options.source, num_classes=options.classes, in_channels=channels, image_size=height)
-    return Source(graph_of(model, (torch.zeros(1, channels, height, width),), _interface(options)))
+    side, channels = options.image_size, options.channels
+    model = build(options.source, num_classes=options.classes, in_channels=channels, image_size=side)
+    return Source(graph_of(model, (torch.zeros(1, channels, side, side),), _interface(options)))
 
 
 def _from_run(options: Options) -> Source:
@@ -107,6 +90,10 @@ def _from_run(options: Options) -> Source:
     return Source(graph.noting(*note), run, images)
 
 
+OPENERS = {RUN: _from_run, FACTORY: _from_factory, ONNX_FILE: _from_onnx}
+"""What a network comes from -> how it gets here."""
+
+
 def _images(run: Run, options: Options) -> tuple[RunImages | None, list[str]]:
     """The run's images; none, and a note, where the data set is gone and can be done without."""
     from compress.cli.export.images import RunImages
@@ -116,6 +103,8 @@ def _images(run: Run, options: Options) -> tuple[RunImages | None, list[str]]:
     except DataError as error:
         if options.precision == INT8:
             raise DataError(f"--int8 calibrates on the run's training images: {error}") from error
+        if options.holds("max_drop"):
+            raise DataError(f"--max-drop is measured on the run's validation images: {error}") from error
         unmeasured = "" if options.precision == FLOAT32 else ", and the accuracy is not known"
         return None, [f"verified on random batches alone{unmeasured}, for want of images: {error}"]
 
@@ -130,18 +119,3 @@ def _interface(options: Options) -> Interface:
         input_names=None if options.input_name is None else [options.input_name],
         output_names=None if options.output_name is None else [options.output_name],
     )
-
-
-def _refuse_for(reason: str, options: Options, *names: str) -> None:
-    default = Options(source=options.source, onnx=options.onnx)
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != getattr(default, name)]
-    if given:
-        raise ConfigError(f"{options.source}: {', '.join(given)} cannot be given, {reason}")
-
-
-def _refuse_int8(options: Options) -> None:
-    if options.precision == INT8:
-        raise CompressError(
-            f"--int8 needs a run directory: it calibrates on the run's training images, and {options.source} has none; "
-            "--fp16 and --weights-int8 need no images; in Python, export.to_int8 takes any"
-        )
