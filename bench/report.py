@@ -231,7 +231,7 @@ class NodeProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorProfile:
-    """All nodes of one operator."""
+    """All nodes of one operator, with or without what ONNX Runtime fused into it: FusedConv is Conv."""
 
     operator: str
     nodes: int

@@ -21,7 +21,7 @@ def profile_command(
     provider: options.Provider = "cpu",
     samples: Annotated[int, typer.Option(help="Inferences to measure of each model, at least 1.")] = 300,
     runs: Annotated[int, typer.Option(help="Fresh processes for each model, at least 1.")] = 3,
-    top: Annotated[int, typer.Option(help="Nodes to print, those that take longest; --json has all.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="Nodes to print, those that take longest; --json has all.")] = 20,
     batch: options.Batch = None,
     shape: options.Shape = None,
     tolerance: options.Tolerance = None,
@@ -63,12 +63,16 @@ def operator_table(report: ProfileReport) -> Table:
     """A row for each operator, the longest first."""
     other = report.baseline
     baseline = {} if other is None else {each.operator: each for each in other.profile.operators}
-    result = _table("by operator", ("nodes",), other is not None)
+    counts = ("nodes",) if other is None else ("nodes", "baseline nodes")
+    result = _table("by operator", counts, other is not None)
     for each in report.model.profile.operators:
         theirs = baseline.pop(each.operator, None)
-        result.add_row(escape(each.operator), f"{each.nodes}", *_cells(each), *_beside(each, theirs, other is not None))
+        numbers = (each.nodes, 0 if theirs is None else theirs.nodes)[: len(counts)]
+        beside = _beside(each, theirs, other is not None)
+        result.add_row(escape(each.operator), *map(str, numbers), *_cells(each), *beside)
     for theirs in baseline.values():
-        result.add_row(escape(theirs.operator), "0", *[""] * 4, *_beside(None, theirs, with_baseline=True))
+        beside = _beside(None, theirs, with_baseline=True)
+        result.add_row(escape(theirs.operator), "0", f"{theirs.nodes}", *[""] * 4, *beside)
     return result
 
 
@@ -80,10 +84,11 @@ def node_table(report: ProfileReport, top: int) -> Table:
     shown = f"the {top} longest of {len(nodes)} nodes" if top < len(nodes) else "by node"
     result = _table(shown, ("place", "operator", "output"), other is not None)
     for place, each in nodes[:top]:
-        words = (f"{place}", escape(each.operator), "x".join(map(str, each.output_shape)))
-        result.add_row(
-            escape(each.name), *words, *_cells(each), *_beside(each, baseline.get(each.name), other is not None)
-        )
+        theirs = baseline.get(each.name)
+        fused_otherwise = theirs is not None and theirs.operator != each.operator
+        operator = f"{each.operator} beside {theirs.operator}" if theirs and fused_otherwise else each.operator
+        words = (f"{place}", escape(operator), "x".join(map(str, each.output_shape)))
+        result.add_row(escape(each.name), *words, *_cells(each), *_beside(each, theirs, other is not None))
     return result
 
 

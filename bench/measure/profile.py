@@ -29,6 +29,8 @@ NS_PER_MS = 1e6
 US_PER_MS = 1e3
 TOKEN = re.compile(r"_token_\d+$")  # what ONNX Runtime appends to names that it would use twice
 ADDED_VALUE = re.compile(r"reorder(_token_\d+)?$")  # between nodes in blocked layout
+# Operators into which ONNX Runtime fuses an activation, a sum or a transposition -> what they are without it.
+FUSED = {"FusedConv": "Conv", "NhwcFusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul"}
 BLOCKED_SUFFIX = "_nchwc"  # of nodes in blocked layout, which are named after the value that they make
 
 
@@ -313,10 +315,14 @@ def gflops(count: int | None, time_us: float) -> float | None:
 
 
 def by_operator(nodes: Iterable[NodeProfile]) -> tuple[OperatorProfile, ...]:
-    """The sums of each operator, the longest first."""
+    """The sums of each operator, the longest first.
+
+    One that ONNX Runtime fused with its activation counts as the plain one: in another model it may not have been, and
+    a part of the convolutions would stand beside all of them.
+    """
     groups: dict[str, list[NodeProfile]] = {}
     for node in nodes:
-        groups.setdefault(node.operator, []).append(node)
+        groups.setdefault(FUSED.get(node.operator, node.operator), []).append(node)
     found = []
     for operator, members in groups.items():
         time_us = sum(node.time_us for node in members)

@@ -1,8 +1,12 @@
 """What the measuring subcommands print beyond their main table."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
-from bench.report import load_report
+from bench.cli.profile import node_table, operator_table
+from bench.measure.profile import by_operator
+from bench.onnx_file import OnnxFile
+from bench.report import NodeProfile, Profile, ProfileResult, load_report
 
 QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
 
@@ -56,6 +60,41 @@ def test_profile_prints_nodes_and_operators(make_convs, tmp_path: Path, bench_co
     assert figures.macs == 8 * 8 * 9 * (4 + 4 * 4 + 4 * 4)
 
 
+def test_a_fused_convolution_stands_beside_a_plain_one() -> None:
+    def node(name: str, operator: str, time_us: float) -> NodeProfile:
+        return NodeProfile(
+            name=name,
+            operator=operator,
+            provider="CPU",
+            output_shape=(1,),
+            time_us=time_us,
+            share=0.5,
+            macs=1,
+            gflops=1.0,
+        )
+
+    def result(*nodes: NodeProfile) -> ProfileResult:
+        figures = Profile(
+            p50_ms=1.0,
+            profiled_p50_ms=1.0,
+            nodes_ms=1.0,
+            macs=2,
+            uncounted=(),
+            nodes=nodes,
+            operators=by_operator(nodes),
+            runs=(),
+        )
+        return ProfileResult(file=OnnxFile(file_name="a", sha256="", file_bytes=1), inputs=(), profile=figures)
+
+    ours = result(node("a", "FusedConv", 10.0), node("b", "Conv", 20.0))
+    theirs = result(node("a", "Conv", 40.0), node("b", "Conv", 60.0))
+    report = SimpleNamespace(model=ours, baseline=theirs)
+    (row,) = zip(*(column.cells for column in operator_table(report).columns), strict=True)
+    assert row == ("Conv", "2", "2", "30.0", "100.0%", "2", "0.000133", "100.0", "4e-05", "0.300")
+    rows = list(zip(*(column.cells for column in node_table(report, 5).columns), strict=True))
+    assert [cells[2] for cells in rows] == ["Conv", "FusedConv beside Conv"]
+
+
 def test_what_cannot_be_measured_is_refused_in_one_line(make_convs, tmp_path: Path, bench_command, capsys) -> None:
     model, out = make_convs("a.onnx"), tmp_path / "report.json"
     refused = {
@@ -70,6 +109,8 @@ def test_what_cannot_be_measured_is_refused_in_one_line(make_convs, tmp_path: Pa
         ("profile", "--provider", "warp"): "has no execution provider 'warp' here; it has ",
         ("profile", "--runs", 0): "runs is 0, expected at least 1",
     }
+    assert bench_command("profile", model, "--top", 0) == 2
+    assert "Invalid value for '--top'" in capsys.readouterr().err
     for (measure, *words), message in refused.items():
         assert bench_command(measure, model, *words, "--json", out) == 2, words
         printed = capsys.readouterr()
