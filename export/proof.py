@@ -92,6 +92,11 @@ class Graph:
         return any(step.name == SIMPLIFIED for step in self.steps)
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each input, the first that it was verified with: one image where the batch is open."""
+        return dict(zip(_interface(self.model)[0], (x.shape for x in self.cases.random[0].inputs), strict=True))
+
+    @property
     def lossless(self) -> bool:
         """Whether it is held to the tolerance: its weights are those of the reference."""
         return self.precision == FLOAT32

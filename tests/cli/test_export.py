@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from compress.cli.export.command import export_command
-from compress.cli.export.facts import preprocessing
+from compress.cli.export.facts import preprocessing, run_metadata
 from compress.cli.export.following import next_command
 from compress.cli.export.options import Options
 from compress.errors import CheckpointError, CompressError, DataError
@@ -111,6 +112,14 @@ def classify(tmp_path, monkeypatch, capsys):
 
 def asked(onnx, **options):
     return Options(source="a run", onnx=onnx, **options)
+
+
+def write_tiny(path, metadata):
+    """A file of one node that tells something about itself."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    model = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", "x", "y")], "g", [x], [y]))
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, path)
 
 
 def session(path):
@@ -252,6 +261,53 @@ def test_next_command_makes_the_missing_half(run_dir, name, dense, expected):
     assert next_command(run, asked(Path(name), dense=dense, dynamic_batch=True, opset=20)) == (
         f"compress export 'a run' --onnx {expected}{option} --dynamic-batch --opset 20 && {bench}"
     )
+
+
+def test_next_command_repeats_all_that_the_other_file_must_share(run_dir):
+    run = replace(open_run(run_dir), path=Path("a run"))
+    flags = "--dynamic-batch --with-preprocess --layout nhwc --input-name x --output-name y"
+    options = asked(
+        Path("m.onnx"), dynamic_batch=True, with_preprocess=True, layout="nhwc", input_name="x", output_name="y"
+    )
+    assert next_command(run, options) == (
+        f"compress export 'a run' --onnx m-dense.onnx --dense {flags} && "
+        "bench latency m.onnx --baseline m-dense.onnx --device cpu"
+    )
+    assert next_command(run, asked(Path("m.onnx"), dynamic_size=True), {"input": (1, 1, 16, 16)}) == (
+        "compress export 'a run' --onnx m-dense.onnx --dense --dynamic-size && "
+        "bench latency m.onnx --baseline m-dense.onnx --device cpu --shape input=1,1,16,16"
+    )
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16", "int8 weights"])
+def test_smaller_numbers_are_compared_with_float32(run_dir, precision, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = replace(open_run(run_dir), path=Path("a run"))
+    small = asked(Path("m-int8.onnx"), precision=precision, dense=True, with_preprocess=True)
+    bench = "bench latency m-int8.onnx --baseline {} --device cpu"
+    again = "compress export 'a run' --onnx m-int8-float32.onnx --dense --with-preprocess && "
+    assert next_command(run, small) == again + bench.format("m-int8-float32.onnx")
+    told = {
+        **run_metadata(run, asked(Path("m.onnx"), dense=True, with_preprocess=True), {"validation": 1, "test": 1}),
+        "precision": "float32",
+    }
+    for changed in ({"variant": "compact"}, {"precision": precision}, {"preprocess": "{}"}, {"size": "dynamic"}):
+        write_tiny(Path("m.onnx"), told | changed)
+        assert next_command(run, small) == again + bench.format("m-int8-float32.onnx")  # m.onnx is kept
+    write_tiny(Path("m.onnx"), told)
+    assert next_command(run, small) == bench.format("m.onnx")
+
+
+def test_next_command_of_other_sources():
+    options = Options(
+        source="net.py:make", onnx=Path("m.onnx"), image_size=64, classes=5, opset=20, precision="float16"
+    )
+    assert next_command(None, options) == (
+        "compress export net.py:make --onnx m-float32.onnx --opset 20 --image-size 64 --classes 5 && "
+        "bench latency m.onnx --baseline m-float32.onnx --device cpu"
+    )
+    plain = Options(source="my model.onnx", onnx=Path("m.onnx"))
+    assert next_command(None, plain) == "bench latency m.onnx --baseline 'my model.onnx' --device cpu"
 
 
 def test_next_command_exports_anew_what_cannot_be_compared(run_dir, tmp_path):

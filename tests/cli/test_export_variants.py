@@ -98,6 +98,9 @@ def test_int8_is_calibrated_judged_timed_and_told(run_dir, tmp_path, compress_co
     assert bool(slower) == (latency["ratio_low"] > 1)
     assert f"{latency['ratio']:.3f} [{latency['ratio_low']:.3f}, {latency['ratio_high']:.3f}]" in done.out
     assert f"{told['accuracy']['int8']['test']:.2%}" in done.out
+    beside = tmp_path / "int8-float32.onnx"
+    bench_it = f"bench latency {path} --baseline {beside} --device cpu"
+    assert done.out.splitlines()[-1] == f"compress export {run_dir} --onnx {beside} && {bench_it}"
 
 
 @pytest.mark.parametrize(
@@ -140,13 +143,15 @@ def test_a_factory(factory, tmp_path, compress_command):
     assert done.code == 0
     assert session(path).run(["scores"], {"image": np.zeros((3, 1, 20, 15), np.float32)})[0].shape == (3, 4)
     assert session(path.with_suffix(".ort")).get_inputs()[0].shape == ["batch", 1, "height", "width"]
-    assert done.out.splitlines()[-1] == f"bench latency {path}"
+    assert done.out.splitlines()[-1] == f"bench latency {path} --device cpu --shape image=1,1,12,12"
 
 
 def test_an_onnx_file(run_dir, tmp_path, compress_command):
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
     compress_command("export", run_dir, "--onnx", first)
-    assert compress_command("export", first, "--onnx", second, "--opset", 21, "--fp16", "--no-latency").code == 0
+    done = compress_command("export", first, "--onnx", second, "--opset", 21, "--fp16", "--no-latency")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == f"bench latency {second} --baseline {first} --device cpu"
     stored = session(second).get_modelmeta().custom_metadata_map
     assert stored["run_hash"] == open_run(run_dir).hash
     assert stored["class_names"] == json.dumps(list(open_run(run_dir).class_names))

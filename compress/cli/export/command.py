@@ -154,7 +154,7 @@ def write_export(options: Options) -> None:
 
 def _export(options: Options) -> None:
     from compress.cli.export.facts import carried, run_metadata, torch_accuracy
-    from compress.cli.export.following import next_command
+    from compress.cli.export.following import next_command, open_shapes
     from compress.cli.export.show import report_table, variant_table
     from compress.cli.export.sources import open_source
     from compress.cli.export.variants import make_variant
@@ -183,5 +183,4 @@ def _export(options: Options) -> None:
         out.print(variant_table(variant, report))
     for note in report.notes:
         out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    following = next_command(run, options) if run is not None and variant is None else f"bench latency {options.onnx}"
-    out.print(following, markup=False, highlight=False, soft_wrap=True)
+    out.print(next_command(run, options, open_shapes(source.graph)), markup=False, highlight=False, soft_wrap=True)

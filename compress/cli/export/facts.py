@@ -37,7 +37,7 @@ def run_metadata(run: Run, options: Options, accuracy: dict[str, float | None]) 
         "preprocess": preprocessing(run, options),
         "output": "logits",
         "batch": batch(dynamic=options.dynamic_batch),
-        "size": "dynamic" if options.dynamic_size else "fixed",
+        "size": size(dynamic=options.dynamic_size),
         "validation_accuracy": accuracy["validation"],
         "test_accuracy": accuracy["test"],
         "parameters": run.summary["parameters"][counted],
@@ -70,6 +70,11 @@ def variant(*, dense: bool) -> str:
 def batch(*, dynamic: bool) -> str:
     """As the file calls its batch."""
     return "dynamic" if dynamic else "1"
+
+
+def size(*, dynamic: bool) -> str:
+    """As the file calls its height and width."""
+    return "dynamic" if dynamic else "fixed"
 
 
 def preprocessing(run: Run, options: Options) -> dict[str, object]:

@@ -2,43 +2,107 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.cli.export.facts import batch, variant
+from compress.cli.export.facts import batch, preprocessing, size, variant
+from compress.cli.export.options import FLOAT32, ONNX_FILE, Options
 
 if TYPE_CHECKING:
-    from compress.cli.export.options import Options
     from compress.train.rundir import Run
+    from export import Graph
 
 DENSE_SUFFIX = "-dense"
 """``model.onnx`` and ``model-dense.onnx`` belong together: the compact network, and the one before removal."""
 
+SMALLER_SUFFIX = re.compile(r"[-_](weights[-_])?(int8|fp16|float16)$")
+"""``model-int8.onnx`` and ``model.onnx`` belong together, if the latter is the same network in float32."""
 
-def next_command(run: Run, options: Options) -> str:
-    """Both networks of a run compared, after the export of the other one where it is not there yet.
+LIKEWISE = (
+    *("dynamic_batch", "dynamic_size", "with_preprocess", "layout", "input_name", "output_name", "opset"),
+    *("image_size", "channels", "classes"),
+)
+"""Options that a file must share with the one that it is compared with."""
+
+NO_SHAPES: Mapping[str, Sequence[int]] = {}
+
+
+def next_command(run: Run | None, options: Options, shapes: Mapping[str, Sequence[int]] = NO_SHAPES) -> str:
+    """The file compared with what it is smaller than, after the export of that where it is not there yet.
+
+    A run's compact network is held against the one before removal, smaller numbers against float32, and what was read
+    from an ONNX file against that file.
 
     Args:
-        run: That was exported.
+        run: That was exported, if it was one.
         options: How; the other network has to be written likewise.
+        shapes: Of inputs whose sizes are open, from `open_shapes`.
     """
-    other = _counterpart(options.onnx, dense=options.dense)
-    model, baseline = (other, options.onnx) if options.dense else (options.onnx, other)
-    bench = shlex.join(["bench", "latency", str(model), "--baseline", str(baseline), "--device", "cpu"])
+    if options.kind == ONNX_FILE:
+        return _bench(options.onnx, Path(options.source), shapes)
+    if options.precision != FLOAT32:
+        other, dense = _in_float32(run, options), options.dense
+    elif run is not None:
+        other, dense = _counterpart(options.onnx, dense=options.dense), not options.dense
+    else:
+        return _bench(options.onnx, None, shapes)
+    pair = (other, options.onnx) if options.dense and not dense else (options.onnx, other)
+    bench = _bench(*pair, shapes)
+    if _is_there(other, run, options, dense=dense):
+        return bench
+    words = ["compress", "export", options.source if run is None else str(run.path), "--onnx", str(other)]
+    words += ["--dense"] if dense else []
+    for name in LIKEWISE:
+        if options.holds(name):
+            value = getattr(options, name)
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return f"{shlex.join(words)} && {bench}"
+
+
+def open_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Of the inputs whose sizes behind the batch are open, those that the graph was verified with first."""
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.model.graph.input}
+    return {
+        name: shape
+        for name, shape in graph.shapes.items()
+        if not all(dimension.HasField("dim_value") for dimension in inputs[name][1:])
+    }
+
+
+def _bench(model: Path, baseline: Path | None, shapes: Mapping[str, Sequence[int]]) -> str:
+    words = ["bench", "latency", str(model)]
+    words += [] if baseline is None else ["--baseline", str(baseline)]
+    words += ["--device", "cpu"]
+    for name, shape in shapes.items():
+        words += ["--shape", f"{name}={','.join(map(str, shape))}"]
+    return shlex.join(words)
+
+
+def _in_float32(run: Run | None, options: Options) -> Path:
+    """The file of the same network in float32: the one that the name points to where it is that, or one of its own."""
+    plain = options.onnx.with_stem(SMALLER_SUFFIX.sub("", options.onnx.stem) or options.onnx.stem)
+    if plain != options.onnx and _is_there(plain, run, options, dense=options.dense):
+        return plain
+    return options.onnx.with_stem(f"{options.onnx.stem}-float32")
+
+
+def _is_there(onnx: Path, run: Run | None, options: Options, *, dense: bool) -> bool:
+    """Whether a file holds the run's network in float32 and takes what the exported file takes."""
+    if run is None or options.input_name is not None or options.output_name is not None:
+        return False  # a file does not tell which factory it is of, and its metadata hold no names
     wanted = {
         "run_hash": run.hash,
-        "variant": variant(dense=not options.dense),
+        "variant": variant(dense=dense),
+        "precision": FLOAT32,
         "batch": batch(dynamic=options.dynamic_batch),
+        "size": size(dynamic=options.dynamic_size),
+        "preprocess": json.dumps(preprocessing(run, options)),
     }
-    if wanted.items() <= _stored(other).items():
-        return bench
-    words = ["compress", "export", str(run.path), "--onnx", str(other)]
-    words += [] if options.dense else ["--dense"]
-    words += ["--dynamic-batch"] if options.dynamic_batch else []
-    words += [] if options.opset is None else ["--opset", str(options.opset)]
-    return f"{shlex.join(words)} && {bench}"
+    return wanted.items() <= _stored(onnx).items()
 
 
 def _counterpart(onnx: Path, *, dense: bool) -> Path:

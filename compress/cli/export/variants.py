@@ -137,19 +137,12 @@ def _latency(graph: Graph, float_graph: Graph, options: Options) -> tuple[Latenc
             files = [Path(folder) / f"{name}.onnx" for name in ("variant", "float32")]
             for file, each in zip(files, (graph, float_graph), strict=True):
                 file.write_bytes(each.model.SerializeToString())
-            report = latency(*files, shapes=_shapes(graph))
+            report = latency(*files, shapes=graph.shapes)
     except BenchError as error:
         return None, [f"latency could not be measured: {error}"]
     except OSError as error:
         return None, [f"latency could not be measured for want of room: {error.strerror}; let TMPDIR name a folder"]
     return report, _slower(report, graph)
-
-
-def _shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """One image of the size that the graph was verified with first, for inputs whose sizes are open."""
-    weights = {tensor.name for tensor in graph.model.graph.initializer}
-    names = [value.name for value in graph.model.graph.input if value.name not in weights]
-    return dict(zip(names, (x.shape for x in graph.cases.random[0].inputs), strict=True))
 
 
 def _latency_figures(report: LatencyReport) -> dict[str, Any]:
