@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.errors import BenchError
+    from bench.loading import load_report
     from bench.measure.instructions import instructions
     from bench.measure.latency import latency
     from bench.measure.memory import memory
     from bench.measure.profile import profile
     from bench.measure.realtime import Deadline
-    from bench.report import InstructionsReport, LatencyReport, MemoryReport, ProfileReport, load_report
+    from bench.report import InstructionsReport, LatencyReport, MemoryReport, ProfileReport
 
 __all__ = [
     "BenchError",
@@ -45,7 +46,7 @@ _HOME = {
     "ProfileReport": "bench.report",
     "instructions": "bench.measure.instructions",
     "latency": "bench.measure.latency",
-    "load_report": "bench.report",
+    "load_report": "bench.loading",
     "memory": "bench.measure.memory",
     "profile": "bench.measure.profile",
 }

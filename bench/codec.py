@@ -6,6 +6,7 @@ missing keys are refused, since a figure read from the wrong place is worse than
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -116,9 +117,12 @@ def _read_optional(args: tuple[Any, ...], data: Any, where: str) -> Any:
 
 def _read_float(_: tuple[Any, ...], data: Any, where: str) -> float:
     try:
-        return float(data if type(data) is int else _expect(float, data, where))
+        value = float(data if type(data) is int else _expect(float, data, where))
     except OverflowError:
-        raise BenchError(f"{where}: expected float, got {_shown(data)}") from None
+        value = math.inf
+    if not math.isfinite(value):
+        raise BenchError(f"{where}: expected float, got {_shown(data)}")
+    return value
 
 
 def _scalar(kind: type) -> Callable[[tuple[Any, ...], Any, str], Any]:

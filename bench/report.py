@@ -1,7 +1,6 @@
 """What a measurement found, with everything needed to judge it; the JSON is described in docs/bench-report.md."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from bench import codec
@@ -17,7 +16,7 @@ from bench.protocol import (
     PeriodicSamples,
     ProfileSamples,
 )
-from bench.saved import Saved, read_saved
+from bench.saved import Saved
 from bench.stats import Ratio
 
 
@@ -427,16 +426,3 @@ REPORTS: dict[str, type[AnyReport]] = {
     "profile": ProfileReport,
     "instructions": InstructionsReport,
 }
-
-
-def load_report(path: Path) -> AnyReport:
-    """Read a report of any measure.
-
-    Raises:
-        BenchError: The file cannot be read, or is no report of this version.
-    """
-    data = codec.parse(read_saved(path), Report.HEADER, str(path))
-    measure = data.get("measure")
-    if measure not in REPORTS:
-        raise BenchError(f"{path}: unknown measure {measure!r}; known measures: {', '.join(REPORTS)}")
-    return codec.read(REPORTS[measure], data, str(path))

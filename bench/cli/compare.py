@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.cli import console
 from bench.compare import Comparison, Named, Row, compare
-from bench.report import load_report
+from bench.loading import load_report
 
 FORMATS = {"ms": ".4g", "bytes": ",.0f", "instructions": ",.0f"}
 

@@ -10,7 +10,7 @@ from bench.cli import options
 from bench.files import write_whole
 from bench.gate import GateReport, load_gate_report
 from bench.html import Document, page
-from bench.report import load_report
+from bench.loading import load_report
 
 
 def report_command(

@@ -1,14 +1,13 @@
 """The outcome of a gate, with every measurement it rests on."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from bench import codec
 from bench.gate.evidence import Measurement
 from bench.onnx_file import OnnxFile
 from bench.report import InstructionsReport, LatencyReport, MemoryReport
-from bench.saved import Saved, read_saved
+from bench.saved import Saved
 
 WITHIN, UNCERTAIN, OVER, NOT_MEASURED = "within", "uncertain", "over", "not measured"
 
@@ -83,12 +82,3 @@ class GateReport(Saved):
     def measurements(self) -> list[LatencyReport | MemoryReport | InstructionsReport]:
         """The reports there are."""
         return [report for report in (self.latency, self.memory, self.instructions) if report is not None]
-
-
-def load_gate_report(path: Path) -> GateReport:
-    """Read what `GateReport.save` wrote.
-
-    Raises:
-        BenchError: The file cannot be read, or is no such report of this version.
-    """
-    return GateReport.from_json(read_saved(path), str(path))

@@ -19,7 +19,7 @@ from bench.measure.runs import (
     require_time,
 )
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import MeasuredModel
+from bench.protocol import InstructionSamples, MeasuredModel
 from bench.report import Instructions, InstructionsReport, InstructionsResult, Parity, Settings
 
 REPEATABLE = 0.01  # single inferences and processes differ by 0.1 % and less: what Python does between two calls
@@ -90,7 +90,7 @@ def instructions(
         ),
         model=results[0],
         baseline=results[1] if baseline is not None else None,
-        ratio=_ratio(*results) if baseline is not None else None,
+        ratio=ratio_of(*results) if baseline is not None else None,
     )
 
 
@@ -99,12 +99,18 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel], parity: Parity) -
     runs = tuple(model.instructions for model in measured if model.instructions is not None)
     if len(runs) != len(measured):
         raise BenchError("worker's answer: instructions are missing; the worker is not the one of this bench")
-    counts = [count for run in runs for count in run.counts]
-    figures = Instructions(per_inference=round(float(np.median(counts))), low=min(counts), high=max(counts), runs=runs)
+    figures = instruction_figures(runs)
     return InstructionsResult(file=file, inputs=measured[0].inputs, instructions=figures, parity=parity)
 
 
-def _ratio(model: InstructionsResult, baseline: InstructionsResult) -> float:
+def instruction_figures(runs: tuple[InstructionSamples, ...]) -> Instructions:
+    """One model's figures from the counts of each process."""
+    counts = [count for run in runs for count in run.counts]
+    return Instructions(per_inference=round(float(np.median(counts))), low=min(counts), high=max(counts), runs=runs)
+
+
+def ratio_of(model: InstructionsResult, baseline: InstructionsResult) -> float:
+    """Instructions over the baseline's."""
     return model.instructions.per_inference / baseline.instructions.per_inference
 
 

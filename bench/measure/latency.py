@@ -177,12 +177,16 @@ def _samples(measured: Sequence[MeasuredModel]) -> tuple[LatencySamples, ...]:
 
 def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> LatencyResult:
     """One model's figures from its samples of every run."""
-    runs = _samples(measured)
+    return LatencyResult(file=file, inputs=measured[0].inputs, latency=latency_figures(_samples(measured)))
+
+
+def latency_figures(runs: tuple[LatencySamples, ...]) -> Latency:
+    """One model's figures from the samples of each process."""
     samples = np.concatenate([run.samples_ns for run in runs]) / NS_PER_MS
     p50, p90, p95, p99 = (float(value) for value in np.quantile(samples, (0.5, 0.9, 0.95, 0.99)))
     low, high = median_interval([run.samples_ns for run in runs])
     cold = [run for run in runs if run.loaded_first]
-    figures = Latency(
+    return Latency(
         p50_ms=p50,
         p50_low_ms=low / NS_PER_MS,
         p50_high_ms=high / NS_PER_MS,
@@ -198,7 +202,6 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel]) -> LatencyResult:
         cold_starts=len(cold),
         runs=runs,
     )
-    return LatencyResult(file=file, inputs=measured[0].inputs, latency=figures)
 
 
 def _realtime(deadline: Deadline, found: Sequence[Answer], models: int) -> Realtime:

@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.measure.activations import static_memory
 from bench.measure.runs import Progress, assumed_sizes, each_alone, fallen_back, host_of, models_of, now
 from bench.onnx_file import OnnxFile, describe
-from bench.protocol import CPU_PROVIDER, MeasuredModel
+from bench.protocol import CPU_PROVIDER, MeasuredModel, MemorySamples
 from bench.report import Memory, MemoryRatios, MemoryReport, MemoryResult, Settings, StaticMemory
 from bench.targets import caveats
 
@@ -98,12 +98,17 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel], static: StaticMem
     runs = tuple(model.memory for model in measured if model.memory is not None)
     if len(runs) != len(measured):
         raise BenchError("worker's answer: memory is missing; the worker is not the one of this bench")
+    return MemoryResult(file=file, inputs=measured[0].inputs, memory=memory_figures(runs), static=static)
+
+
+def memory_figures(runs: tuple[MemorySamples, ...]) -> Memory:
+    """Medians over the processes."""
 
     def median(values: Sequence[int]) -> int:
         return round(float(np.median(values)))
 
     peaks = [run.peak_rss_bytes for run in runs]
-    figures = Memory(
+    return Memory(
         bare_rss_bytes=median([run.bare_rss_bytes for run in runs]),
         model_rss_bytes=median([run.loaded_rss_bytes - run.bare_rss_bytes for run in runs]),
         load_peak_rss_bytes=median([run.load_peak_rss_bytes for run in runs]),
@@ -112,7 +117,6 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel], static: StaticMem
         spread_bytes=max(peaks) - min(peaks),
         runs=runs,
     )
-    return MemoryResult(file=file, inputs=measured[0].inputs, memory=figures, static=static)
 
 
 def ratios(model: MemoryResult, baseline: MemoryResult) -> MemoryRatios:

@@ -274,9 +274,8 @@ def _result(file: OnnxFile, measured: Sequence[MeasuredModel], work: Work) -> Pr
 
 def _profile(runs: Sequence[ProfileSamples], work: Work) -> Profile:
     ran = runs[0].nodes
-    times = [
-        float(np.median([interquartile_mean(run.nodes[place].samples_us) for run in runs])) for place in range(len(ran))
-    ]
+    times = node_times(runs)
+    p50_ms, profiled_p50_ms, nodes_ms = profile_times(runs)
     written = as_written(ran, runs[0].graph)
     places = placed(work, ran, written)
     total_us = sum(times)
@@ -298,15 +297,27 @@ def _profile(runs: Sequence[ProfileSamples], work: Work) -> Profile:
         )
     known = [count for count in work.macs.values() if count is not None]
     return Profile(
-        p50_ms=float(np.median(np.concatenate([run.samples_ns for run in runs]))) / NS_PER_MS,
-        profiled_p50_ms=float(np.median(np.concatenate([run.profiled_ns for run in runs]))) / NS_PER_MS,
-        nodes_ms=total_us / US_PER_MS,
+        p50_ms=p50_ms,
+        profiled_p50_ms=profiled_p50_ms,
+        nodes_ms=nodes_ms,
         macs=sum(known) if len(known) == len(work.macs) and not work.unknown else None,
         uncounted=tuple(sorted({work.nodes[place].operator for place, count in work.macs.items() if count is None})),
         nodes=tuple(nodes),
         operators=by_operator(nodes),
         runs=tuple(runs),
     )
+
+
+def node_times(runs: Sequence[ProfileSamples]) -> list[float]:
+    """Microseconds of each node: mean of the middle half of a process's samples, median over the processes."""
+    nodes = zip(*(run.nodes for run in runs), strict=True)
+    return [float(np.median([interquartile_mean(run.samples_us) for run in node])) for node in nodes]
+
+
+def profile_times(runs: Sequence[ProfileSamples]) -> tuple[float, float, float]:
+    """Milliseconds of an inference without the profiler and with it, medians, and of all nodes together."""
+    plain, with_it = (np.concatenate(each) for each in zip(*((r.samples_ns, r.profiled_ns) for r in runs), strict=True))
+    return float(np.median(plain)) / NS_PER_MS, float(np.median(with_it)) / NS_PER_MS, sum(node_times(runs)) / US_PER_MS
 
 
 def gflops(count: int | None, time_us: float) -> float | None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.report import load_report
+from bench.loading import load_report
 
 
 @pytest.mark.parametrize(

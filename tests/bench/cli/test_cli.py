@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bench.cli import COMMANDS, build_app
 from bench.cli.options import command_again, parse_shapes
 from bench.errors import BenchError
-from bench.report import load_report
+from bench.loading import load_report
 
 QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
 

@@ -4,9 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from bench.cli.profile import node_table, operator_table
+from bench.loading import load_report
 from bench.measure.profile import by_operator
 from bench.onnx_file import OnnxFile
-from bench.report import NodeProfile, Profile, ProfileResult, load_report
+from bench.report import NodeProfile, Profile, ProfileResult
 
 QUICK = ("--runs", "6", "--samples", "12", "--min-seconds", "0")
 

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from bench.errors import BenchError
+from bench.loading import load_report
 from bench.measure.latency import call_again, doubts, latency
-from bench.report import LatencyReport, load_report
+from bench.report import LatencyReport
 
 QUICK = {"runs": 6, "samples": 60, "min_seconds": 0.2}
 

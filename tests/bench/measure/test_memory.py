@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.errors import BenchError
+from bench.loading import load_report
 from bench.measure.memory import memory, ratios
-from bench.report import load_report
 
 MIB = 1 << 20
 

@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.loading import load_report
 from bench.measure.profile import profile
-from bench.report import ProfileReport, load_report
+from bench.report import ProfileReport
 
 QUICK = {"runs": 2, "samples": 20}
 SIZE, WIDTH, CLASSES = 16, 12, 10

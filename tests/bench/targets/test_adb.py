@@ -14,8 +14,8 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BenchError
+from bench.loading import load_report
 from bench.protocol import Request
-from bench.report import load_report
 from bench.targets import CAVEATS, find_target
 from bench.targets.adb import adb_link
 from bench.targets.remote import RemoteTarget

@@ -19,8 +19,8 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BenchError
+from bench.loading import load_report
 from bench.protocol import Answer, Request
-from bench.report import load_report
 from bench.targets import find_target
 from bench.targets.remote import RemoteTarget
 from bench.targets.ssh import ssh_link, ssh_target
