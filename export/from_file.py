@@ -19,7 +19,7 @@ from export import passes
 from export.errors import ExportError
 from export.load import default_opset, load
 from export.opset import require_known
-from export.proof import FLOAT32, Cases, Graph, compared, count, optimised, precision_of, simplified
+from export.proof import FLOAT32, READ, Cases, Graph, compared, count, optimised, precision_of, simplified
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
     IMAGE_DIMENSIONS,
@@ -81,7 +81,7 @@ def read_graph(
         model=start,
         opset=default_opset(start),
         cases=cases,
-        steps=(compared("read", start, cases, tolerance),),
+        steps=(compared(READ, start, cases, tolerance),),
         precision=precision,
         nodes_before=len(source.graph.node),
         batch_norms_before=count(source, "BatchNormalization"),

@@ -22,7 +22,7 @@ from export import opset as opsets
 from export import passes
 from export.errors import ExportError
 from export.files import require_writable
-from export.proof import Cases, Graph, compared, count, optimised, precision_of, simplified
+from export.proof import EXPORTED, Cases, Graph, compared, count, optimised, precision_of, simplified
 from export.report import NO_METADATA, ExportReport, write
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
@@ -149,7 +149,7 @@ def graph_of(
         model=exported,
         opset=opset,
         cases=cases,
-        steps=(compared("exported", exported, cases, tolerance),),
+        steps=(compared(EXPORTED, exported, cases, tolerance),),
         precision=precision_of(exported),
         nodes_before=len(exported.graph.node),
         batch_norms_before=sum(isinstance(module, _BATCH_NORMS) for module in model.modules()),

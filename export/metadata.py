@@ -13,9 +13,10 @@ import onnxsim
 import torch
 
 from export.errors import ExportError
-from export.proof import Step
+from export.proof import Graph
 
 OWN_KEYS = (
+    "compared_on",
     "max_abs_difference",
     "max_relative_difference",
     "mean_abs_difference",
@@ -29,6 +30,10 @@ OWN_KEYS = (
     "onnxruntime_version",
     "onnxsim_version",
 )
+
+
+RANDOM, REAL = "random batches", "real images"
+"""Values of ``compared_on``, alone or joined."""
 
 
 def require_valid(entries: Mapping[str, str]) -> None:
@@ -47,34 +52,38 @@ def require_valid(entries: Mapping[str, str]) -> None:
         raise ExportError(f"metadata must map text to text; these do not: {not_text}; convert them with str()")
 
 
-def provenance(step: Step, opset: int, precision: str, *, simplified: bool) -> dict[str, str]:
+def provenance(graph: Graph) -> dict[str, str]:
     """The entries of our own: how far the file was verified, and by which tools it was made.
 
+    Float32 may lose nothing on any input: its figures are the worse ones of random batches and real inputs. Integers
+    and float16 are made for real inputs, and differ at will on others: where there were real ones, the figures are
+    theirs alone. ``compared_on`` says which.
+
     Args:
-        step: The last one: the figures of the graph that is written. Where there were real inputs, mean difference and
-            agreement of the largest score are those on them, else those on random batches; differences are the
-            largest of both.
-        opset: Of the default domain.
-        precision: Of the weights.
-        simplified: Whether onnxsim made the graph; its version is "none" otherwise.
+        graph: That is written; its last step's figures count.
     """
-    random, real = step.random, step.real
-    parities, telling = ([random], random) if real is None else ([random, real], real)
-    values = (
-        repr(max(parity.max_abs_difference for parity in parities)),
-        repr(max(parity.max_relative_difference for parity in parities)),
-        repr(telling.mean_abs_difference),
-        "none" if telling.argmax_agreement is None else repr(telling.argmax_agreement),
-        str(random.batches),
-        str(0 if real is None else real.batches),
-        precision,
-        str(opset),
-        str(torch.__version__),
-        onnx.__version__,
-        onnxruntime.__version__,
-        onnxsim.__version__.removeprefix("v") if simplified else "none",
-    )
-    return dict(zip(OWN_KEYS, values, strict=True))
+    random, real = graph.steps[-1].random, graph.steps[-1].real
+    compared = {RANDOM: random} if real is None else {RANDOM: random, REAL: real} if graph.lossless else {REAL: real}
+    parities = compared.values()
+    agreements = [parity.argmax_agreement for parity in parities if parity.argmax_agreement is not None]
+    entries = {
+        "compared_on": " and ".join(compared),
+        "max_abs_difference": repr(max(parity.max_abs_difference for parity in parities)),
+        "max_relative_difference": repr(max(parity.max_relative_difference for parity in parities)),
+        "mean_abs_difference": repr(max(parity.mean_abs_difference for parity in parities)),
+        "argmax_agreement": repr(min(agreements)) if agreements else "none",
+        "random_batches_checked": str(random.batches),
+        "real_batches_checked": str(0 if real is None else real.batches),
+        "precision": graph.precision,
+        "opset": str(graph.opset),
+        "torch_version": str(torch.__version__),
+        "onnx_version": onnx.__version__,
+        "onnxruntime_version": onnxruntime.__version__,
+        "onnxsim_version": onnxsim.__version__.removeprefix("v") if graph.simplified else "none",
+    }
+    if not graph.of_torch:
+        del entries["torch_version"]
+    return entries
 
 
 def given_metadata(entries: Mapping[str, str]) -> dict[str, str]:

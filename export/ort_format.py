@@ -5,6 +5,7 @@ kind of CPU has (NCHWc), so that the file runs on x86 and on ARM.
 """
 
 import math
+import os
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -80,4 +81,4 @@ def ort_format(graph: Graph, model: onnx.ModelProto, stem: str) -> OrtFormat:
             f"ONNX Runtime {onnxruntime.__version__} cannot convert to its own format: {error}"
         ) from error
     step = compared("ort", content, graph.cases, graph.cases.tolerance if graph.lossless else math.inf)
-    return OrtFormat(f"{stem}.ort", content, operators.replace(folder, ""), step)
+    return OrtFormat(f"{stem}.ort", content, operators.replace(f"{folder}{os.sep}", ""), step)

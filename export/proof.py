@@ -21,6 +21,8 @@ FLOAT32, FLOAT16, INT8, INT8_WEIGHTS = "float32", "float16", "int8", "int8 weigh
 INTEGER_OPS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"))
 HALF = frozenset((onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16))
 
+EXPORTED = "exported"
+READ = "read"
 OPTIMISED = "optimised"
 SIMPLIFIED = "simplified"
 
@@ -95,6 +97,11 @@ class Graph:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of each input, the first that it was verified with: one image where the batch is open."""
         return dict(zip(_interface(self.model)[0], (x.shape for x in self.cases.random[0].inputs), strict=True))
+
+    @property
+    def of_torch(self) -> bool:
+        """Whether torch's exporter made it; a file was read otherwise."""
+        return self.steps[0].name == EXPORTED
 
     @property
     def lossless(self) -> bool:

@@ -17,7 +17,7 @@ from export import opset as opsets
 from export.files import require_writable, write_all
 from export.ort_format import OrtFormat, ort_format
 from export.proof import Graph, Step, count, figures
-from export.sparse import Zeros, store_sparse, zeros_of
+from export.sparse import NOT_SPARSE, Zeros, store_sparse, zeros_of
 from export.verify import Parity
 
 JSON_FORMAT = 1
@@ -109,16 +109,16 @@ def write(
     require_writable(path)
     model_metadata.require_valid(metadata)
     zeros = zeros_of(graph.model)
-    notes = [*graph.notes, *zeros.notes()]
+    wanted = sparse_initializers or zeros.telling
+    smaller, stored = store_sparse(graph.model) if wanted else (graph.model, None)
+    notes = [*graph.notes, *zeros.notes(sparse_is_smaller=stored is not None)]
     if sparse_initializers:
-        smaller, stored = store_sparse(graph.model)
         graph = graph.then("sparse", smaller) if stored else graph
-        notes.append(stored.note() if stored else "no weight is smaller as a sparse one: stored as they were")
-    last = graph.steps[-1]
+        notes.append(stored.note() if stored else NOT_SPARSE)
     model = type(graph.model)()
     model.CopyFrom(graph.model)
     entries = {
-        **model_metadata.provenance(last, graph.opset, graph.precision, simplified=graph.simplified),
+        **model_metadata.provenance(graph),
         **metadata,
     }
     model_metadata.embed(model, entries)

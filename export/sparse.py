@@ -14,6 +14,8 @@ from onnx import numpy_helper
 TELLING_SHARE = 0.05
 """Share of zeros from which their price is worth a note; a trained network has next to none by itself."""
 
+NOT_SPARSE = "no weight is smaller as a sparse one, as it is from about two thirds of zeros on: stored as they were"
+
 WEIGHT_DIMENSIONS = 2
 """Weights have at least so many; biases and scales are too few to count."""
 
@@ -30,14 +32,24 @@ class Zeros:
         """Of all weights; 0 of none."""
         return self.zeros / self.values if self.values else 0.0
 
-    def notes(self) -> tuple[str, ...]:
-        """What zeros are good for, where there are many."""
-        if self.share < TELLING_SHARE:
+    @property
+    def telling(self) -> bool:
+        """Whether there are so many that it is worth a word."""
+        return self.share >= TELLING_SHARE
+
+    def notes(self, *, sparse_is_smaller: bool) -> tuple[str, ...]:
+        """What zeros are good for, where there are many.
+
+        Args:
+            sparse_is_smaller: Whether any weight takes fewer bytes as a sparse one.
+        """
+        if not self.telling:
             return ()
+        otherwise = ", or with sparse initializers" if sparse_is_smaller else ""
         return (
             f"{self.share:.1%} of the weights are zero: ONNX Runtime multiplies by them all the same, so they save no "
-            "time. They make the file smaller when it is compressed (gzip), or with sparse initializers; removing "
-            "whole channels saves time",
+            f"time. They make the file smaller when it is compressed (gzip){otherwise}; removing whole channels saves "
+            "time",
         )
 
 

@@ -122,6 +122,13 @@ def write_tiny(path, metadata):
     onnx.save(model, path)
 
 
+def told_by(run, **options):
+    """The metadata of a file of a run."""
+    return run_metadata(run, asked(Path("m.onnx"), **options), dict.fromkeys(("validation", "test"))) | {
+        "precision": "float32"
+    }
+
+
 def session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -287,10 +294,7 @@ def test_smaller_numbers_are_compared_with_float32(run_dir, precision, tmp_path,
     bench = "bench latency m-int8.onnx --baseline {} --device cpu"
     again = "compress export 'a run' --onnx m-int8-float32.onnx --dense --with-preprocess && "
     assert next_command(run, small) == again + bench.format("m-int8-float32.onnx")
-    told = {
-        **run_metadata(run, asked(Path("m.onnx"), dense=True, with_preprocess=True), {"validation": 1, "test": 1}),
-        "precision": "float32",
-    }
+    told = told_by(run, dense=True, with_preprocess=True)
     for changed in ({"variant": "compact"}, {"precision": precision}, {"preprocess": "{}"}, {"size": "dynamic"}):
         write_tiny(Path("m.onnx"), told | changed)
         assert next_command(run, small) == again + bench.format("m-int8-float32.onnx")  # m.onnx is kept
@@ -316,12 +320,12 @@ def test_next_command_exports_anew_what_cannot_be_compared(run_dir, tmp_path):
     again = f"compress export {run_dir} --onnx {dense} --dense --dynamic-batch && {bench}"
     dense.write_text("no ONNX")
     assert next_command(run, asked(compact, dynamic_batch=True)) == again
-    export_command(run_dir, dense)  # the compact network, by a slip
+    write_tiny(dense, told_by(run))  # the compact network, by a slip
     assert next_command(run, asked(compact)) == again.replace(" --dynamic-batch", "")
-    export_command(run_dir, dense, dense=True)
+    write_tiny(dense, told_by(run, dense=True))
     assert next_command(run, asked(compact)) == bench
     assert next_command(run, asked(compact, dynamic_batch=True)) == again
-    export_command(run_dir, dense, dense=True, dynamic_batch=True)
+    write_tiny(dense, told_by(run, dense=True, dynamic_batch=True))
     assert next_command(run, asked(compact, dynamic_batch=True)) == bench
     other_run = replace(run, summary={**run.summary, "hash": "0" * 64})
     assert next_command(other_run, asked(compact, dynamic_batch=True)) == again

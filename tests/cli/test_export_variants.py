@@ -91,7 +91,11 @@ def test_int8_is_calibrated_judged_timed_and_told(run_dir, tmp_path, compress_co
     assert told["accuracy"]["float32"]["validation"] - told["accuracy"]["int8"]["validation"] <= 0.01
     stored = session(path).get_modelmeta().custom_metadata_map
     assert json.loads(stored["test_accuracy"]) == told["accuracy"]["int8"]["test"]
-    assert stored["precision"] == "int8"
+    assert (stored["precision"], stored["compared_on"]) == ("int8", "real images")
+    real = told["verification"][-1]["real"]
+    for key in ("max_abs_difference", "max_relative_difference", "mean_abs_difference", "argmax_agreement"):
+        assert float(stored[key]) == real[key]
+    assert "beyond what int8 was calibrated for" in done.out
     latency = told["latency"]
     assert 0 < latency["ratio_low"] <= latency["ratio"] <= latency["ratio_high"]
     slower = [line for line in done.out.splitlines() if "slower than float32 on this CPU" in line]

@@ -2,11 +2,12 @@
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from export.errors import ExportError
-from export.metadata import embed, provenance, read_metadata, require_valid, strip_traces
-from export.proof import Step
+from export.metadata import OWN_KEYS, embed, provenance, read_metadata, require_valid, strip_traces
+from export.proof import Cases, Graph, Step
 from export.verify import Parity
 
 
@@ -33,17 +34,40 @@ def test_notes_are_stripped_everywhere_and_nothing_else():
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_largest_difference_of_both_groups_is_stored():
-    random, real = Parity(4, 1e-6, 3e-7, 1e-8, 1.0, ()), Parity(2, 5e-7, 9e-7, 2e-8, 0.75, ())
-    entries = provenance(Step("int8", random, real), 18, "int8", simplified=True)
-    assert float(entries["max_abs_difference"]) == 1e-6
-    assert float(entries["max_relative_difference"]) == 9e-7
-    assert (entries["random_batches_checked"], entries["real_batches_checked"]) == ("4", "2")
-    assert (entries["mean_abs_difference"], entries["argmax_agreement"]) == ("2e-08", "0.75")
-    assert (entries["precision"], entries["opset"]) == ("int8", "18")
+def a_graph(precision, real, *, first="exported"):
+    """A graph that differs on random batches by 1e-6, and so on."""
+    random = Parity(4, 1e-6, 3e-7, 1e-8, 1.0, ())
+    steps = (Step(first, random, real), Step("simplified", random, real))
+    return Graph(noted_model(), 18, Cases([], [], 1e-4), steps, precision, nodes_before=1, batch_norms_before=0)
+
+
+FIGURES = ("compared_on", "max_abs_difference", "max_relative_difference", "mean_abs_difference", "argmax_agreement")
+
+
+@pytest.mark.parametrize(
+    "precision, real, expected",
+    [
+        ("float32", True, ("random batches and real images", "1e-06", "9e-07", "2e-08", "0.75")),
+        ("int8", True, ("real images", "5e-07", "9e-07", "2e-08", "0.75")),
+        ("float16", True, ("real images", "5e-07", "9e-07", "2e-08", "0.75")),
+        ("int8", False, ("random batches", "1e-06", "3e-07", "1e-08", "1.0")),
+    ],
+)
+def test_figures_are_of_what_they_say(precision, real, expected):
+    """Float32: the worse of both groups. Smaller numbers are made for real images: theirs, where there are any."""
+    entries = provenance(a_graph(precision, Parity(2, 5e-7, 9e-7, 2e-8, 0.75, ()) if real else None))
+    assert tuple(entries[key] for key in FIGURES) == expected
+    assert (entries["random_batches_checked"], entries["real_batches_checked"]) == ("4", "2" if real else "0")
+    assert (entries["precision"], entries["opset"], entries["torch_version"]) == (precision, "18", torch.__version__)
+    assert set(entries) == set(OWN_KEYS)
     model = noted_model()
     embed(model, entries)
     assert {entry.key: entry.value for entry in model.metadata_props} == entries
+
+
+def test_torch_is_not_named_where_it_had_no_part():
+    entries = provenance(a_graph("float32", None, first="read"))
+    assert set(OWN_KEYS) - set(entries) == {"torch_version"}
 
 
 def test_metadata_are_read_back(tmp_path):

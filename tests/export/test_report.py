@@ -7,6 +7,7 @@ import resource
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_zeros_are_counted_and_stored_sparsely(graph, tmp_path, run_graph, rng):
     assert zeros.values == 8 * 27 + 40 * 288
     assert 0.85 < zeros.share < 0.92
     dense = export.write(graph, tmp_path / "dense.onnx")
-    assert any("so they save no time" in note for note in dense.notes)
+    assert any("so they save no time" in note and "or with sparse initializers" in note for note in dense.notes)
     sparse = export.write(graph, tmp_path / "m.onnx", sparse_initializers=True)
     assert sparse.file_bytes < 0.5 * dense.file_bytes
     assert any(note.startswith("1 weights are stored as sparse ones") for note in sparse.notes)
@@ -126,6 +127,17 @@ def test_weights_that_would_be_larger_stay_dense(make_graph, rng):
     assert same is model
 
 
+def test_sparse_ones_are_not_praised_where_they_are_larger(make_graph, rng, tmp_path):
+    weight = rng.normal(size=(30, 30)).astype(np.float32)
+    weight[:12] = 0
+    onnx.save(make_graph([("MatMul", ["x", "w"], ["y"], {})], {"w": weight}, x=(1, 30), y=(1, 30)), tmp_path / "x.onnx")
+    graph = export.read_graph(tmp_path / "x.onnx", simplify=False)
+    notes = export.write(graph, tmp_path / "m.onnx", sparse_initializers=True).notes
+    assert any(note.startswith("40.0% of the weights are zero") for note in notes)
+    assert any(note.startswith("no weight is smaller as a sparse one") for note in notes)
+    assert not any("sparse initializers" in note for note in notes)
+
+
 def test_the_runtimes_own_format(graph, tmp_path, rng):
     report = export.write(graph, tmp_path / "m.onnx", ort=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -141,6 +153,7 @@ def test_the_runtimes_own_format(graph, tmp_path, rng):
     assert "Gemm" in operators
     assert str(tmp_path) not in operators
     assert "/tmp" not in operators
+    assert operators.splitlines()[1] == "# - m.ort"
     assert report.ort.step.random.max_relative_difference < 1e-5
     document = json.loads(report.json_path.read_text())
     assert document["ort"]["operators_file"] == "m.required_operators.config"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from compress.cli.export.options import INT8
 from compress.cli.tables import pairs_table
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from compress.cli.export.variants import Variant
     from compress.train.rundir import Run
     from export import ExportReport
+
+
+BEYOND = "(beyond what int8 was calibrated for: only real images tell what it loses)"
 
 
 def report_table(report: ExportReport, options: Options, run: Run | None) -> Table:
@@ -27,8 +31,9 @@ def report_table(report: ExportReport, options: Options, run: Run | None) -> Tab
         "opset": f"{report.opset} (ONNX Runtime {report.min_onnxruntime} and later)",
         "nodes": f"{report.nodes_exported} exported, {report.nodes_written} written",
         "zero weights": f"{report.zeros.share:.1%} of {report.zeros.values:,}",
-        "difference, random batches": str(last.random),
         "difference, real images": str(last.real or "no images"),
+        "difference, random batches": str(last.random),
+        **({"": BEYOND} if report.precision == INT8 and last.real is not None else {}),
         "verification": str(report.json_path),
     }
     if report.ort is not None:
