@@ -106,7 +106,7 @@ COMMANDS: dict[str, Command] = {
             "compress export runs/demo --onnx demo-int8.onnx --int8 --max-drop 0.005",
             "compress export runs/demo --onnx demo.onnx --with-preprocess --layout nhwc --ort",
             "compress export my_net.py:make --onnx net.onnx --image-size 64 --classes 5 --fp16",
-            "compress export model.onnx --onnx small.onnx",
+            "compress export model.onnx --onnx model-fp16.onnx --fp16",
             "compress export runs/demo --onnx demo-dense.onnx --dense",
             "bench latency demo.onnx --baseline demo-dense.onnx --device cpu",
         ),

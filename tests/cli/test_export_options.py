@@ -1,12 +1,16 @@
-"""What ``compress export`` refuses before it loads anything: places, and options that would change nothing."""
+"""What ``compress export`` refuses before it loads anything, and what it makes of small files of other tools."""
 
 import os
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from compress.cli.export.options import Options
 from compress.errors import ConfigError
+from export import read_metadata
 
 SMALLER = "goes with --int8, --fp16 or --weights-int8"
 
@@ -84,6 +88,32 @@ def test_what_would_be_ignored_is_refused(folder, compress_command, source, opti
 
 def test_what_holds_anyway_is_no_fault():
     Options(source="run", onnx=Path("m.onnx"), latency=False, given=frozenset(("latency",)))
+
+
+@pytest.mark.parametrize(
+    "shape, batch, size, words",
+    [
+        ((1, 3, 4, 4), "1", "fixed", ""),
+        (("n", 3, 4, 4), "dynamic", "fixed", ""),
+        ((2, 3, "h", "w"), "2", "dynamic", " --shape x=2,3,64,64"),
+    ],
+)
+def test_an_onnx_file_tells_its_interface_and_where_dead_channels_leave(
+    folder, compress_command, shape, batch, size, words
+):
+    weight = np.ones((8, 3, 1, 1), np.float32)
+    weight[::2] = 0
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, s) for name, s in (("x", shape), ("y", [None] * 4)))
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), "own.onnx")
+    done = compress_command("export", "own.onnx", "--onnx", "m.onnx")
+    assert done.code == 0
+    assert "leave with compress compact own.onnx --out own-compact.onnx" in done.out
+    assert done.out.splitlines()[-1] == f"bench latency m.onnx --baseline own.onnx --device cpu{words}"
+    stored = read_metadata(Path("m.onnx"))
+    assert (stored["batch"], stored["size"]) == (batch, size)
+    assert "torch_version" not in stored
 
 
 def test_a_name_that_no_file_system_takes_is_refused(folder):

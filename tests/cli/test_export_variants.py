@@ -146,6 +146,11 @@ def test_a_factory(factory, tmp_path, compress_command):
     done = compress_command("export", factory, "--onnx", path, *options, *names, "--ort")
     assert done.code == 0
     assert session(path).run(["scores"], {"image": np.zeros((3, 1, 20, 15), np.float32)})[0].shape == (3, 4)
+    stored = session(path).get_modelmeta().custom_metadata_map
+    assert (stored["model"], stored["batch"], stored["size"]) == ("net.py:make", "dynamic", "dynamic")
+    assert int(stored["parameters"]) == 8 * 9 + 2 * 8 + 4 * 8 + 4
+    assert int(stored["macs"]) == 8 * 9 * 10 * 10 + 4 * 8
+    assert {"mean", "std", "class_names", "preprocess", "output"}.isdisjoint(stored)
     assert session(path.with_suffix(".ort")).get_inputs()[0].shape == ["batch", 1, "height", "width"]
     assert done.out.splitlines()[-1] == f"bench latency {path} --device cpu --shape image=1,1,12,12"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compress.cli.export.options import FLOAT32, Options, precision_of
+from compress.cli.export.options import FLOAT32, ONNX_FILE, Options, precision_of
 from compress.cli.places import require_there
 from compress.errors import CompressError
 
@@ -33,7 +33,8 @@ def export_command(
         str,
         typer.Argument(
             metavar="RUN|FILE.py:FACTORY|FILE.onnx",
-            help="A finished run, a function that returns a module, or an ONNX file to be made smaller.",
+            help="A finished run, a function that returns a module, or an ONNX file, to be folded, simplified and "
+            "converted; its dead channels leave with compress compact.",
         ),
     ],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The file to write; weights are inside.")],
@@ -153,8 +154,8 @@ def write_export(options: Options) -> None:
 
 
 def _export(options: Options) -> None:
-    from compress.cli.export.facts import carried, run_metadata, torch_accuracy
-    from compress.cli.export.following import next_command, open_shapes
+    from compress.cli.export.facts import carried, open_shapes, run_metadata, torch_accuracy
+    from compress.cli.export.following import compact_command, next_command
     from compress.cli.export.show import report_table, variant_table
     from compress.cli.export.sources import open_source
     from compress.cli.export.variants import make_variant
@@ -181,6 +182,9 @@ def _export(options: Options) -> None:
     out.print(report_table(report, options, run))
     if variant is not None:
         out.print(variant_table(variant, report))
-    for note in report.notes:
+    notes = list(report.notes)
+    if options.kind == ONNX_FILE and report.zeros.telling:
+        notes.append(f"an export leaves all channels in; those that are dead leave with {compact_command(options)}")
+    for note in notes:
         out.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     out.print(next_command(run, options, open_shapes(source.graph)), markup=False, highlight=False, soft_wrap=True)

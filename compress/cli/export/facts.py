@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress.cli.export.options import FLOAT32, Options
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from compress.train.rundir import Run
+    from export import Graph
 
 COLORS = {1: "L", 3: "RGB"}
 """Pillow's mode of images with so many channels."""
@@ -46,8 +50,40 @@ def run_metadata(run: Run, options: Options, accuracy: dict[str, float | None]) 
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
+def interface_of(graph: Graph) -> dict[str, str]:
+    """``batch`` and ``size``, from the inputs of a graph of any origin."""
+    sizes = [sides[0].dim_value for sides in _sides(graph).values() if sides]
+    return {
+        "batch": "dynamic" if not all(sizes) else str(sizes[0] if sizes else 1),
+        "size": size(dynamic=bool(open_shapes(graph))),
+    }
+
+
+def open_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Of the inputs whose sizes behind the batch are open, those that the graph was verified with first."""
+    sides = _sides(graph)
+    return {name: shape for name, shape in graph.shapes.items() if not all(side.dim_value for side in sides[name][1:])}
+
+
+def _sides(graph: Graph) -> dict[str, Any]:
+    """The dimensions of each input; ``dim_value`` is 0 where one is open."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in graph.model.graph.input}
+    return {name: declared[name] for name in graph.shapes}
+
+
+def factory_metadata(model: nn.Module, example: Tensor, options: Options) -> dict[str, str]:
+    """What a factory's network tells; it has seen no images, so that classes and preprocessing are nobody's yet."""
+    from compress.errors import ModelError
+    from compress.graph import count_macs
+
+    counted = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    with suppress(ModelError):  # what only torch's exporter can follow is exported without
+        counted["macs"] = count_macs(model, (example,))
+    return {"model": Path(options.source).name, **{key: str(value) for key, value in counted.items()}}
+
+
 def carried(metadata: Mapping[str, str], options: Options) -> dict[str, str]:
-    """What the file that was read told about itself, as far as it holds for the one that is written."""
+    """What the source tells about its network, as far as it holds for the file that is written."""
     measured = () if options.precision == FLOAT32 else ("validation_accuracy", "test_accuracy")
     return {key: value for key, value in metadata.items() if key not in measured}
 

@@ -14,7 +14,6 @@ from compress.cli.export.options import FLOAT32, ONNX_FILE, Options
 
 if TYPE_CHECKING:
     from compress.train.rundir import Run
-    from export import Graph
 
 DENSE_SUFFIX = "-dense"
 """``model.onnx`` and ``model-dense.onnx`` belong together: the compact network, and the one before removal."""
@@ -40,7 +39,7 @@ def next_command(run: Run | None, options: Options, shapes: Mapping[str, Sequenc
     Args:
         run: That was exported, if it was one.
         options: How; the other network has to be written likewise.
-        shapes: Of inputs whose sizes are open, from `open_shapes`.
+        shapes: Of inputs whose sizes are open, from `facts.open_shapes`.
     """
     if options.kind == ONNX_FILE:
         return _bench(options.onnx, Path(options.source), shapes)
@@ -63,14 +62,10 @@ def next_command(run: Run | None, options: Options, shapes: Mapping[str, Sequenc
     return f"{shlex.join(words)} && {bench}"
 
 
-def open_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Of the inputs whose sizes behind the batch are open, those that the graph was verified with first."""
-    inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.model.graph.input}
-    return {
-        name: shape
-        for name, shape in graph.shapes.items()
-        if not all(dimension.HasField("dim_value") for dimension in inputs[name][1:])
-    }
+def compact_command(options: Options) -> str:
+    """What takes the dead channels out of the ONNX file that was read, which an export leaves in."""
+    source = Path(options.source)
+    return shlex.join(["compress", "compact", str(source), "--out", str(source.with_stem(f"{source.stem}-compact"))])
 
 
 def _bench(model: Path, baseline: Path | None, shapes: Mapping[str, Sequence[int]]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.cli.export.facts import factory_metadata, interface_of
 from compress.cli.export.options import FACTORY, FLOAT32, INT8, ONNX_FILE, RUN, Options
 from compress.errors import DataError
 
@@ -30,7 +31,7 @@ class Source:
         graph: The network in float32.
         run: Where it comes from, if it comes from a run.
         images: Of that run; None where they are gone.
-        metadata: Of an ONNX file that was read, without what is measured anew.
+        metadata: Of a factory's network, or of an ONNX file that was read, without what is measured anew.
     """
 
     graph: Graph
@@ -54,7 +55,7 @@ def _from_onnx(options: Options) -> Source:
 
     path = Path(options.source)
     graph = read_graph(path, opset=options.opset)
-    return Source(graph, metadata=given_metadata(read_metadata(path)))
+    return Source(graph, metadata={**given_metadata(read_metadata(path)), **interface_of(graph)})
 
 
 def _from_factory(options: Options) -> Source:
@@ -64,8 +65,10 @@ def _from_factory(options: Options) -> Source:
     from export import graph_of
 
     side, channels = options.image_size, options.channels
-    model = build(options.source, num_classes=options.classes, in_channels=channels, image_size=side)
-    return Source(graph_of(model, (torch.zeros(1, channels, side, side),), _interface(options)))
+    model = build(options.source, num_classes=options.classes, in_channels=channels, image_size=side).eval()
+    example = torch.zeros(1, channels, side, side)
+    graph = graph_of(model, (example,), _interface(options))
+    return Source(graph, metadata={**factory_metadata(model, example, options), **interface_of(graph)})
 
 
 def _from_run(options: Options) -> Source:
