@@ -18,10 +18,14 @@ def _followed(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def require_writable(path: Path) -> None:
+def require_writable(path: Path, example: str = "report.json") -> None:
     """Refuse a path that cannot be written, before minutes of measuring.
 
     The folder is tried by making a file in it: permission bits do not tell about read-only mounts or the superuser.
+
+    Args:
+        path: Where the file shall be.
+        example: A name for it, which is proposed where `path` is a folder.
 
     Raises:
         BenchError: The path is a folder, a device or a pipe, or its folder is missing or does not take a new file.
@@ -30,7 +34,7 @@ def require_writable(path: Path) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()  # the probe's name is short: this one may be too long for the file system
         if path.is_dir():
-            raise BenchError(f"{path} is a folder; give the name of a file, for example {path / 'report.json'}")
+            raise BenchError(f"{path} is a folder; give the name of a file, for example {path / example}")
         if path.exists() and not path.is_file():
             raise BenchError(f"{path} is a device or a pipe, which a file would replace; give the name of a file")
         if not path.parent.is_dir():

@@ -356,6 +356,25 @@ def warm_up(model: Model) -> tuple[float, dict[str, Any]]:
     return previous * 1e-9, {"warmup_inferences": count, "warmup_stable": stable}
 
 
+def seconds(duration: float) -> str:
+    """A duration for people."""
+    return f"{duration:,.0f} s" if duration >= 10 else f"{duration:.2g} s"
+
+
+def require_left(request: dict[str, Any], deadline: float) -> None:
+    """Refuse to go on where the time was over before the first sample.
+
+    Raises:
+        RefusedError: It was.
+    """
+    limit_s, late_s = request["limit_seconds"], time.perf_counter() - deadline
+    if late_s >= 0:
+        raise RefusedError(
+            f"to load and warm up {' and '.join(request['models'])} took {seconds(limit_s + late_s)}, and each process "
+            f"has {seconds(limit_s)} of the time limit: give a longer --timeout"
+        )
+
+
 def untimed_between(request: dict[str, Any], inference_s: list[float], deadline: float) -> int:
     """How many untimed inferences go in front of each timed one.
 
@@ -365,19 +384,20 @@ def untimed_between(request: dict[str, Any], inference_s: list[float], deadline:
     Raises:
         RefusedError: The samples cannot be taken before the deadline.
     """
+    require_left(request, deadline)
     least = 1 if len(inference_s) > 1 else 0
     turn_s = sum(inference_s)
     needed_s = request["min_samples"] * turn_s * (1 + least)
     if time.perf_counter() + needed_s > deadline:
         raise RefusedError(
-            f"{request['min_samples']} samples in one process would take {needed_s:.0f} s, and "
-            f"{max(0.0, deadline - time.perf_counter()):.0f} s are left: give fewer --samples or a longer --timeout"
+            f"{request['min_samples']} samples in one process would take {seconds(needed_s)}, and "
+            f"{seconds(max(0.0, deadline - time.perf_counter()))} are left: give fewer --samples or a longer --timeout"
         )
     sampling_s = request["min_seconds"] * len(inference_s)
     left_s = max(0.0, deadline - time.perf_counter())
     if sampling_s > left_s:
         raise RefusedError(
-            f"{sampling_s:.0f} s of samples in one process do not fit into the {left_s:.0f} s that are left: "
+            f"{seconds(sampling_s)} of samples in one process do not fit into the {seconds(left_s)} that are left: "
             "give fewer --min-seconds or a longer --timeout"
         )
     return max(least, int(request["min_seconds"] * len(inference_s) / (turn_s * MAX_SAMPLES)))
@@ -441,11 +461,12 @@ def measure_periodic(request: dict[str, Any]) -> list[dict[str, Any]]:
     model = Model(path, request)
     model.prepare()
     warm_up(model)
+    require_left(request, deadline)
     left_s = deadline - time.perf_counter()
     if frames * period * 1e-9 > left_s:
         raise RefusedError(
-            f"{frames} frames of {period * 1e-6:.4g} ms in one process take {frames * period * 1e-9:.0f} s, and "
-            f"{max(0.0, left_s):.0f} s are left: give fewer --frames or a longer --timeout"
+            f"{frames} frames of {period * 1e-6:.4g} ms in one process take {seconds(frames * period * 1e-9)}, and "
+            f"{seconds(max(0.0, left_s))} are left: give fewer --frames or a longer --timeout"
         )
     response: list[int | None] = [None] * frames
     inference = []

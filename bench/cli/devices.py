@@ -81,7 +81,8 @@ def devices_command(
     if action is not None:
         if action != "setup" or name not in SETUPS:
             words = " ".join(word for word in (action, name) if word is not None)
-            raise BenchError(f"bench devices {words}: expected nothing, or: setup {', '.join(SETUPS)}")
+            known = ", ".join(f"bench devices setup {target}" for target in SETUPS)
+            raise BenchError(f"bench devices {words} is no command; there is bench devices, the list, and {known}")
         SETUPS[name]()
     table = console.table("devices", "--device", "state")
     table.add_column("", justify="left", overflow="fold")

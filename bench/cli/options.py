@@ -1,7 +1,8 @@
 """Options that several subcommands share, and what they mean."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from bench.errors import BenchError
 from bench.files import require_writable
+from bench.onnx_file import external_files
 from bench.targets import EMULATED, TARGETS
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model to measure.")]
@@ -107,12 +109,22 @@ def require_output(output: Path | None, *inputs: Path | None, option: str = "--j
     """
     if output is None:
         return
-    require_writable(output)
-    for path in inputs:
-        if path is not None and output.exists() and path.exists() and output.samefile(path):
-            what = "the model" if path.suffix == ".onnx" else f"{path}"
-            other = output.with_name(f"{output.stem}-report{SUFFIXES.get(option, '.json')}")
+    suffix = SUFFIXES.get(option, ".json")
+    require_writable(output, f"report{suffix}")
+    if not output.exists():
+        return
+    for path, what in _read_from([path for path in inputs if path is not None]):
+        if path.exists() and output.samefile(path):
+            other = output.with_name(f"{output.stem}-report{suffix}")
             raise BenchError(f"{option} {output} would overwrite {what}; give another name: {other.name}")
+
+
+def _read_from(inputs: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """The files that are read for `inputs`, and what to call each: themselves, and those with a model's weights."""
+    for path in inputs:
+        yield path, "the model" if path.suffix == ".onnx" else f"{path}"
+        with suppress(OSError):  # what cannot be read is told when it is read
+            yield from ((path.parent / name, f"the weights of {path}") for name in external_files(path.read_bytes()))
 
 
 def refuse_twice(outputs: Mapping[str, Path]) -> None:

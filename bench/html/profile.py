@@ -99,6 +99,7 @@ def _operator_table(kind: str, result: ProfileResult) -> Panel:
         title=f"Operators of the {kind}",
         caption="",
         data={"head": ("operator", "nodes", "time", "share", "MACs", "GFLOP/s"), "rows": rows},
+        wide=True,
     )
 
 

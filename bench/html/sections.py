@@ -83,12 +83,13 @@ def _file(result: LatencyResult | MemoryResult | ProfileResult | InstructionsRes
 def facts(report: AnyReport) -> tuple[tuple[str, str], ...]:
     """Everything about the machine and the way of measuring without which a figure means nothing."""
     host, settings = report.host, report.settings
+    threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
     pinned = f", pinned to {', '.join(map(str, settings.pin))}" if settings.pin else ""
     inputs = ", ".join(f"{value.name} {list(value.shape)} {value.dtype}" for value in report.model.inputs)
     return (
         ("CPU", f"{host.cpu_model} ({host.architecture}), {'emulated' if host.emulated else 'native'}"),
         ("instruction sets", " ".join(host.isa) or "none that matter"),
-        ("cores", f"{host.usable_cores} usable of {host.logical_cores}; {settings.threads} threads{pinned}"),
+        ("cores", f"{host.usable_cores} usable of {host.logical_cores}; {threads}{pinned}"),
         ("governor", host.governor or "unknown"),
         ("software", f"onnxruntime {host.onnxruntime}, Python {host.python}, numpy {host.numpy}; {host.os}"),
         ("provider", settings.provider),

@@ -37,6 +37,24 @@ def test_a_type_that_numpy_lacks_is_refused(make_identity) -> None:
         model.prepare()
 
 
+@pytest.mark.parametrize("measure", [worker.measure_latency, worker.measure_periodic])
+def test_a_time_that_is_too_short_to_load_is_called_that(make_convs, measure) -> None:
+    path = str(make_convs("a.onnx"))
+    request = {
+        **REQUEST,
+        "models": [path],
+        "limit_seconds": 1e-3,
+        "min_samples": 2,
+        "min_seconds": 0,
+        "period_ns": 1000,
+    }
+    with pytest.raises(
+        worker.RefusedError, match=r"^to load and warm up .*a.onnx took \S+ s, and each process has 0.001 s .*: give a"
+    ) as told:
+        measure(request)
+    assert str(told.value).endswith("give a longer --timeout")
+
+
 def test_scalars_have_no_batch(make_identity) -> None:
     path = str(make_identity("a.onnx", TensorProto.FLOAT, []))
     worker.Model(path, REQUEST).prepare()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -135,6 +136,19 @@ def test_shapes_are_parsed() -> None:
     for words in (["x"], ["x="], ["=1,2"], ["x=1,a"], ["x=1", "x=2"]):
         with pytest.raises(BenchError, match="--shape"):
             parse_shapes(words)
+
+
+def test_a_report_does_not_overwrite_the_weights_of_the_model(make_convs, tmp_path, bench_command, capsys) -> None:
+    path, weights = tmp_path / "outside.onnx", tmp_path / "weights.json"
+    onnx.save(
+        onnx.load(make_convs("a.onnx")), path, save_as_external_data=True, location=weights.name, size_threshold=0
+    )
+    before = weights.read_bytes()
+    assert bench_command("latency", path, "--json", weights) == 2
+    assert capsys.readouterr().err == (
+        f"bench: --json {weights} would overwrite the weights of {path}; give another name: weights-report.json\n"
+    )
+    assert weights.read_bytes() == before
 
 
 def test_a_report_does_not_overwrite_the_model(make_convs, bench_command, capsys):

@@ -75,6 +75,10 @@ def test_the_page_needs_nothing_from_elsewhere(documents: list[Document]) -> Non
     assert len(text) < 400_000
 
 
+def test_one_thread_is_one(documents: list[Document]) -> None:
+    assert any(text.endswith("; 1 thread") for text in read(page(documents)).text)
+
+
 def test_names_of_files_are_text(documents: list[Document]) -> None:
     hostile = '<script>alert("x")</script>&"\'{{ 7 * 7 }}'
     (name, report) = documents[0].name, documents[0].report
@@ -121,7 +125,8 @@ def test_the_command_writes_the_page_whole_or_not_at_all(documents, tmp_path: Pa
         (tmp_path / "none.json",): "cannot read",
         (paths[0], "--html", paths[0]): f"--html {paths[0]} would overwrite {paths[0]}",
     }
-    capsys.readouterr()
+    assert bench_command("report", *paths, "--html", tmp_path) == 2
+    assert f"for example {tmp_path / 'report.html'}" in capsys.readouterr().err
     for words, message in bad.items():
         target = () if "--html" in words else ("--html", out)
         assert bench_command("report", *words, *target) == 2
