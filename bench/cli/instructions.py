@@ -13,6 +13,7 @@ from bench.targets.qemu.cpus import CPUS
 
 
 def instructions_command(
+    context: typer.Context,
     model: options.Model,
     baseline: options.Baseline = None,
     device: Annotated[str, typer.Option(help=f"arm64:CPU; the CPUs are {', '.join(CPUS)}.")] = "arm64",
@@ -40,6 +41,7 @@ def instructions_command(
             seed=seed,
             timeout_s=timeout,
             progress=progress,
+            advise=options.again(context),
         )
     if json is not None:
         report.save(json)

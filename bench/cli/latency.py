@@ -66,9 +66,7 @@ def latency_command(
             seed=seed,
             timeout_s=timeout,
             progress=progress,
-            advise=lambda runs, samples, seconds: (
-                "run: " + options.command_again(context, runs=runs, samples=samples, min_seconds=f"{seconds:.3g}")
-            ),
+            advise=options.again(context),
         )
     if json is not None:
         report.save(json)

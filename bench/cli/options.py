@@ -10,6 +10,7 @@ import typer
 
 from bench.errors import BenchError
 from bench.files import require_writable
+from bench.measure.runs import Advise
 from bench.onnx_file import external_files
 from bench.targets import EMULATED, TARGETS
 
@@ -86,7 +87,12 @@ def parse_shapes(words: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def command_again(context: typer.Context, **changed: object) -> str:
+def again(context: typer.Context) -> Advise:
+    """Says how to run the command again, with all that was given."""
+    return lambda **changed: f"run: {command_again(context, changed)}"
+
+
+def command_again(context: typer.Context, changed: Mapping[str, int | str]) -> str:
     """The running command as it was given, with other values of some options."""
     words = ["bench", context.info_name or ""]
     for parameter in context.command.params:

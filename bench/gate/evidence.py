@@ -13,7 +13,7 @@ from bench.measure.instructions import instructions
 from bench.measure.latency import latency
 from bench.measure.memory import memory
 from bench.measure.realtime import Deadline
-from bench.measure.runs import Progress
+from bench.measure.runs import Advise, Progress
 from bench.onnx_file import OnnxFile, describe, metadata
 from bench.protocol import CPU_PROVIDER
 from bench.report import InstructionsReport, LatencyReport, MemoryReport
@@ -167,10 +167,7 @@ def measure_latency(job: Job) -> LatencyReport:
         seed=how.seed,
         timeout_s=how.timeout_s,
         progress=job.progress,
-        advise=lambda runs, samples, seconds: (
-            f"set measure.runs = {runs}, measure.samples = {samples} and "
-            f"measure.min_seconds = {seconds:.3g} in the budget"
-        ),
+        advise=in_budget("measure."),
     )
 
 
@@ -209,6 +206,7 @@ def measure_instructions(job: Job) -> InstructionsReport:
         seed=how.seed,
         timeout_s=how.timeout_s,
         progress=job.progress,
+        advise=in_budget("measure.instruction_"),
     )
 
 
@@ -241,6 +239,13 @@ def _require_possible(measure: str, device: str) -> None:
             f"--device {device} is emulated, and tells nothing of {measure}: limit instructions there, and gate "
             f"{measure} with --device cpu or on a board"
         )
+
+
+def in_budget(prefix: str) -> Advise:
+    """Says which keys of the budget to set; those of a measure begin with `prefix`."""
+    return lambda **changed: (
+        f"set {', '.join(f'{prefix}{name} = {value}' for name, value in changed.items())} in the budget"
+    )
 
 
 def in_keys(text: str) -> str:

@@ -1,6 +1,5 @@
 """Instructions per inference: counted by an emulator, the same on a busy machine as on a quiet one."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +8,10 @@ import numpy as np
 from bench.errors import BenchError
 from bench.measure.parity import local_outputs, outputs_of, require_parity
 from bench.measure.runs import (
+    Advise,
     Progress,
     assumed_sizes,
+    call_again,
     each_alone,
     host_of,
     models_of,
@@ -38,6 +39,7 @@ def instructions(
     seed: int = 0,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
+    advise: Advise = call_again,
 ) -> InstructionsReport:
     """Count the instructions of single inferences of `model`, and of `baseline` in processes of its own, on one thread.
 
@@ -54,6 +56,7 @@ def instructions(
         seed: Of the random inputs.
         timeout_s: For everything.
         progress: Called after each process with those done and their number.
+        advise: Says how to count more, in the words of who asked; counts that differ warn with it.
 
     Raises:
         BenchError: The request makes no sense, the device does not count, a model could not be run, or it computes
@@ -85,7 +88,7 @@ def instructions(
         settings=settings,
         host=host_of(found[0][0]),
         warnings=(
-            *_warnings(results, paths, device, settings),
+            *_warnings(results, settings, advise),
             *assumed_sizes((result.file, result.inputs) for result in results),
         ),
         model=results[0],
@@ -114,14 +117,12 @@ def ratio_of(model: InstructionsResult, baseline: InstructionsResult) -> float:
     return model.instructions.per_inference / baseline.instructions.per_inference
 
 
-def _warnings(
-    results: Sequence[InstructionsResult], paths: Sequence[str], device: str, settings: Settings
-) -> tuple[str, ...]:
-    """What is not repeatable, with a command that shows whether more samples help."""
-    more = ["--device", device, "--runs", f"{2 * settings.runs}", "--samples", f"{4 * settings.min_samples}"]
+def _warnings(results: Sequence[InstructionsResult], settings: Settings, advise: Advise) -> tuple[str, ...]:
+    """What is not repeatable, and how to see whether more samples help."""
+    more = advise(runs=2 * settings.runs, samples=4 * settings.min_samples)
     return tuple(
         f"{result.file.file_name}: counts of single inferences differ by {result.instructions.spread:.1%}, more than "
-        f"{REPEATABLE:.0%}; count more: {shlex.join(['bench', 'instructions', path, *more])}"
-        for result, path in zip(results, paths, strict=True)
+        f"{REPEATABLE:.0%}; {more}"
+        for result in results
         if result.instructions.spread > REPEATABLE
     )

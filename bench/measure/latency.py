@@ -1,7 +1,7 @@
 """Latency: inference times of a model and its baseline, sampled side by side in several fresh processes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from bench.errors import BenchError
 from bench.measure.realtime import Deadline, realtime
 from bench.measure.realtime import requests as realtime_requests
 from bench.measure.runs import (
+    Advise,
     Progress,
     answers,
     assumed_sizes,
+    call_again,
     fallen_back,
     host_doubts,
     host_of,
@@ -32,13 +34,6 @@ NS_PER_MS = 1e6
 # Half the width of an interval from which a figure is called noisy: differences that people act on are about this size.
 NOISY_HALF_WIDTH = 0.05
 MAX_ADVISED_RUNS = 100  # beyond, a quieter machine is the better advice
-
-Advise = Callable[[int, int, float], str]  # runs, samples, seconds of a longer measurement: how to ask for it
-
-
-def call_again(runs: int, samples: int, min_seconds: float) -> str:
-    """How to ask `latency` for a longer measurement."""
-    return f"measure again with runs={runs}, samples={samples}, min_seconds={min_seconds:.3g}"
 
 
 def latency(
@@ -238,6 +233,7 @@ def doubts(
             noisy += f"; {runs} processes would be needed: take a quieter machine or core (--pin)"
             runs = MAX_ADVISED_RUNS
         longer = runs / settings.runs
-        advice = advise(runs, math.ceil(settings.min_samples * longer), settings.min_seconds * longer)
+        samples, seconds = math.ceil(settings.min_samples * longer), f"{settings.min_seconds * longer:.3g}"
+        advice = advise(runs=runs, samples=samples, min_seconds=seconds)
         found.append(f"{noisy}; {advice}")
     return tuple(found)

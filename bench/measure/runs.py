@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from bench.errors import BenchError
 from bench.measure.parity import check_outputs
@@ -18,6 +19,18 @@ LONGEST_S = 1e6  # eleven days; the system's waiting takes no more than twice as
 IDLE_LOAD = 0.5  # a desktop or the end of the previous command; a whole busy process is 1
 
 Progress = Callable[[int, int], None]  # runs done, runs in all
+
+
+class Advise(Protocol):
+    """Says how to measure again with other values of some options, in the words of who asked."""
+
+    def __call__(self, **changed: int | str) -> str:
+        """One clause: call_again(runs=30) is ``measure again with runs=30``."""
+
+
+def call_again(**changed: int | str) -> str:
+    """In the words of Python."""
+    return "measure again with " + ", ".join(f"{name}={value}" for name, value in changed.items())
 
 
 def request_of(measure: str, models: tuple[str, ...], settings: Settings) -> Request:

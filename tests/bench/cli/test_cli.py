@@ -117,7 +117,7 @@ def test_a_command_to_run_again_keeps_what_was_given() -> None:
     latency_line = typer.main.get_command(build_app()).commands["latency"]
     given = ["a b.onnx", "--runs=7", "--deadline-ms", "5", "--frames", "200", "--shape", "x=1,3", "--shape", "y=2"]
     context = latency_line.make_context("latency", [*given, "--json", "rt.json"])
-    assert shlex.split(command_again(context, runs=30, min_seconds="1.5")) == [
+    assert shlex.split(command_again(context, {"runs": 30, "min_seconds": "1.5"})) == [
         *("bench", "latency", "a b.onnx", "--min-seconds", "1.5", "--runs", "30", "--shape", "x=1,3", "--shape", "y=2"),
         *("--deadline-ms", "5.0", "--frames", "200", "--json", "rt.json"),
     ]

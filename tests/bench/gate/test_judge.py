@@ -5,7 +5,8 @@ import pytest
 
 from bench.errors import BenchError
 from bench.gate import Budget, GateReport, gate, load_gate_report
-from bench.gate.evidence import Evidence, Failed, Measurement, facts_of, in_keys
+from bench.gate.budget import SETTINGS
+from bench.gate.evidence import KEYS, Evidence, Failed, Measurement, facts_of, in_budget, in_keys
 from bench.gate.judge import check, judged, outcome
 from bench.gate.limits import LIMITS, Figure
 from bench.gate.report import EXIT_CODES
@@ -278,6 +279,16 @@ def test_the_gate_speaks_of_keys_of_the_budget() -> None:
         "give fewer measure.samples, a smaller measure.batch or a longer measure.timeout_s; take another core "
         "(measure.pin), or --device cpu"
     )
+
+
+def test_advice_of_the_gate_names_keys_that_a_budget_takes() -> None:
+    assert in_budget("measure.")(runs=30, samples=300, min_seconds="1.5") == (
+        "set measure.runs = 30, measure.samples = 300, measure.min_seconds = 1.5 in the budget"
+    )
+    assert in_budget("measure.instruction_")(runs=4, samples=24) == (
+        "set measure.instruction_runs = 4, measure.instruction_samples = 24 in the budget"
+    )
+    assert {key.removeprefix("measure.") for key in KEYS.values()} <= SETTINGS.keys()
 
 
 def test_milliseconds_over_their_limit_beside_other_processes_say_so(pair: Pair, generous: GateReport) -> None:

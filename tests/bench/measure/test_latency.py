@@ -4,7 +4,8 @@ import pytest
 
 from bench.errors import BenchError
 from bench.loading import load_report
-from bench.measure.latency import call_again, doubts, latency
+from bench.measure.latency import doubts, latency
+from bench.measure.runs import call_again
 from bench.report import LatencyReport
 
 QUICK = {"runs": 6, "samples": 60, "min_seconds": 0.2}
