@@ -34,7 +34,6 @@ RECIPE: dict[str, object] = {
     "optimizer.name": "adam",
     "optimizer.lr": 0.001,
     "schedule.batch_size": 64,
-    "run.seed": 0,
     "run.device": "cpu",
 }
 
@@ -88,6 +87,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=3000, help="images, a tenth of them for validation")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--strength", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", type=Path, help="write the tables to this file too")
     arguments = parser.parse_args()
     common = {
@@ -95,12 +95,13 @@ def main() -> None:
         "data.limit": arguments.limit,
         "schedule.epochs": arguments.epochs,
         "penalty.strength": arguments.strength,
+        "run.seed": arguments.seed,
     }
     without, within = (Timed({**common, "penalty.compact_every": every}, arguments.scratch) for every in (0, 1))
     command = f"python experiments/compact_every.py --limit {arguments.limit} --epochs {arguments.epochs}"
     page = Page(
         "Compaction while training",
-        f"{command} --strength {arguments.strength:g}",
+        f"{command} --strength {arguments.strength:g} --seed {arguments.seed}",
         about(__doc__),
         f"{arguments.limit} images, batches of {RECIPE['schedule.batch_size']}; {environment()}",
     )
