@@ -32,7 +32,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}; the old file is as it was") from error
+        kept = "; the old file is as it was" if path.exists() else ""
+        raise WriteError(f"cannot write {path}: {error.strerror or error}{kept}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -28,6 +28,7 @@ from export.verify import (
     DYNAMIC_BATCH_SIZES,
     IMAGE_DIMENSIONS,
     RELATIVE_TOLERANCE,
+    Case,
     Inputs,
     at_other_sizes,
     random_batches,
@@ -132,14 +133,11 @@ def graph_of(
     real_batches = [_checked_like(tuple(inputs), example, interface) for inputs in extra_inputs]
     _require_fits(model)
     with _evaluation_mode(model):
-        examples = at_other_sizes(example) if interface.dynamic_size else [example]
         sizes = DYNAMIC_BATCH_SIZES if interface.dynamic_batch else None
-        batches = [batch for one in examples for batch in random_batches(one, sizes)]
-        cases = Cases(
-            reference_cases(model, batches, tolerance=tolerance),
-            reference_cases(model, real_batches, tolerance=tolerance),
-            tolerance,
-        )
+        random = reference_cases(model, random_batches(example, sizes), tolerance=tolerance)
+        if interface.dynamic_size:
+            random += _cases_of_other_sizes(model, example, sizes, tolerance)
+        cases = Cases(random, reference_cases(model, real_batches, tolerance=tolerance), tolerance)
         input_names = _names(interface.input_names, len(example), "input")
         output_names = _names(interface.output_names, len(cases.random[0].expected), "output")
         if shared := set(input_names) & set(output_names):
@@ -157,6 +155,21 @@ def graph_of(
     written = simplified(optimised(raw), wanted=simplify)
     left = count(written.model, "BatchNormalization")
     return written.noting(*([f"{left} of {raw.batch_norms_before} BatchNorm stay nodes of their own"] if left else []))
+
+
+def _cases_of_other_sizes(
+    model: nn.Module, example: Inputs, batch_sizes: Sequence[int] | None, tolerance: float
+) -> list[Case]:
+    _, *others = at_other_sizes(example)
+    batches = [batch for one in others for batch in random_batches(one, batch_sizes)]
+    try:
+        return reference_cases(model, batches, tolerance=tolerance)
+    except ExportError as error:
+        shapes = [tuple(x.shape) for x in example]
+        raise ExportError(
+            f"a dynamic size cannot be had: {error}. The network runs on inputs of shape {shapes}; where it takes no "
+            "other size, export it without --dynamic-size"
+        ) from error
 
 
 @contextmanager

@@ -14,8 +14,10 @@ def test_a_write_that_fails_half_way_leaves_the_old_content_alone(tmp_path: Path
         temporary.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(CheckpointError, match=r"cannot write .*file: No space left on device"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*file: No space left on device; the old file is as it"):
         write_atomic(path, half)
+    with pytest.raises(CheckpointError, match=r"cannot write .*none: No space left on device$"):
+        write_atomic(tmp_path / "none", half)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -75,12 +75,23 @@ def measured_ranges(model: onnx.ModelProto, images: Array, method: str, op_types
         raise ExportError(f"calibration ({method}) on {len(images)} images failed: {error}") from error
 
 
+def require_array(images: object, what: str) -> None:
+    """Refuse what ONNX Runtime cannot take, a torch tensor for example.
+
+    Raises:
+        ExportError: It is no NumPy array.
+    """
+    if not isinstance(images, np.ndarray):
+        raise ExportError(f"{what} must be a NumPy array, got {type(images).__name__}; a torch tensor has .numpy()")
+
+
 def require_calibration_set(model: onnx.ModelProto, images: Array) -> str:
     """The name of the input that takes the images.
 
     Raises:
         ExportError: There are none, they have another shape or type than the input, or are not finite.
     """
+    require_array(images, "calibration images")
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:

@@ -26,7 +26,7 @@ from export.errors import ExportError
 from export.load import default_opset
 from export.naming import in_order, named
 from export.proof import INT8, Graph
-from export.quantise.calibration import measured_ranges, require_calibration_set
+from export.quantise.calibration import measured_ranges, require_array, require_calibration_set
 from export.quiet import quiet
 from export.verify import Case, Parity, outputs_of, verify
 
@@ -190,6 +190,7 @@ def _require_sane(graph: Graph, judge: Judge, weight_bits: int) -> None:
         raise ExportError(f"weight_bits is {weight_bits}, expected 7 or 8")
     if not 0 <= judge.max_drop <= 1:
         raise ExportError(f"max_drop is {judge.max_drop}, a share of the accuracy between 0 and 1")
+    require_array(judge.images, "the images of the judge")
     if not graph.lossless:
         raise ExportError(f"int8 starts from float32, this graph is {graph.precision}")
     if default_opset(graph.model) < FIRST_OPSET:

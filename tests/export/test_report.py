@@ -85,7 +85,7 @@ def _steps(folder):
 def test_a_size_that_the_network_does_not_take_is_refused(tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2))
     interface = export.Interface(dynamic_size=True)
-    with pytest.raises(ExportError, match=r"itself fails on inputs of shape \[\(1, 3, 11, 13\)\]"):
+    with pytest.raises(ExportError, match=r"itself fails on .*\(1, 3, 11, 13\).*without --dynamic-size"):
         export.graph_of(network, (torch.zeros(1, 3, 8, 8),), interface)
     with pytest.raises(ExportError, match=r"a dynamic size needs an input of images"):
         export.graph_of(nn.Linear(3, 2), (torch.zeros(1, 3),), interface)

@@ -150,7 +150,8 @@ def write_export(options: Options) -> None:
         require_writable(options.onnx)
         _export(options)
     except ExportError as error:
-        raise CompressError(f"cannot export {options.source}: {error}") from error
+        told = str(error).removeprefix(f"{options.source}: ")
+        raise CompressError(f"cannot export {options.source}: {told}") from error
 
 
 def _export(options: Options) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from export.errors import ExportError
 from export.naming import named
@@ -58,6 +59,7 @@ def test_others_cut_the_far_ends_and_keep_most_values(known, method):
         (np.zeros((4, 1, 8, 8), np.float32), r"must be float32 \[3, 8, 8\] each.*got float32 \[1, 8, 8\]"),
         (np.zeros((4, 3, 8), np.float32), r"got float32 \[3, 8\]"),
         (np.zeros((4, 3, 8, 8), np.uint8), "got uint8"),
+        (torch.zeros(4, 3, 8, 8), r"must be a NumPy array, got Tensor; a torch tensor has \.numpy\(\)"),
         (np.full((4, 3, 8, 8), np.nan, np.float32), "not finite"),
     ],
 )

@@ -1,5 +1,8 @@
 """Static int8: what the file holds, and which layers stay in float."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export import Calibration, Judge, fusion_of, to_float16, to_int8
+from export import Calibration, Judge, fusion_of, read_metadata, to_float16, to_int8
 from export.errors import ExportError
 
 
@@ -165,6 +168,22 @@ def test_what_prepares_the_input_stays_in_float(known_as, known):
 def test_options_are_checked(known, options, message):
     with pytest.raises(ExportError, match=message):
         quantised(known, **options)
+
+
+def test_the_judge_takes_arrays_too(known):
+    judge = Judge(known.accuracy, torch.from_numpy(known.images[:4]))
+    with pytest.raises(ExportError, match="the images of the judge must be a NumPy array, got Tensor"):
+        to_int8(known.graph, Calibration(known.images[:4]), judge)
+
+
+def test_the_documents_example_runs_as_it_stands(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[3] / "docs" / "export.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S) if "to_int8" in block)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(block, "docs/export.md", "exec"), {})
+    stored = read_metadata(tmp_path / "model-int8.onnx")
+    assert (stored["precision"], stored["author"], stored["compared_on"]) == ("int8", "me", "real images")
 
 
 def test_numbers_are_made_smaller_once(known, known_as):
