@@ -5,9 +5,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.cli.gate import WORDS
 from bench.gate import GateReport
 from bench.gate.junit import junit_xml
 from bench.gate.markdown import markdown
+from bench.gate.report import EXIT_CODES
+from bench.html.gate import HEADLINES
 
 # What CI systems read, by element: required attributes, and the children allowed, in order.
 SHAPE = {
@@ -91,6 +94,14 @@ def test_markdown_has_a_row_for_each_check_and_is_not_broken_by_names(mixed: Gat
     assert "- ⚠️ second &#124; third" in lines
     assert f"- **{mixed.checks[2].name}** over because" in lines
     assert "budget.toml" in lines[-1]
+
+
+@pytest.mark.parametrize("outcome", EXIT_CODES)
+def test_every_outcome_has_its_headline(generous: GateReport, outcome: str) -> None:
+    word = {"within": "is within its budget", "uncertain": "is not over its budget, but", "over": "is over its budget"}
+    headline = markdown(replace(generous, outcome=outcome)).splitlines()[0]
+    assert word.get(outcome, "could not be measured") in headline
+    assert set(WORDS) == set(HEADLINES) == set(EXIT_CODES)
 
 
 def test_markdown_shows_figures_ranges_and_limits(generous: GateReport) -> None:
