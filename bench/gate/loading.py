@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.gate.judge import judged, outcome
-from bench.gate.limits import UNITS, Figure
+from bench.gate.limits import LIMITS, Figure
 from bench.gate.report import NOT_MEASURED, Check, GateReport
 from bench.saved import read_saved
 from bench.sound import require_sound
@@ -33,8 +33,10 @@ def load_gate_report(path: Path) -> GateReport:
 
 def _faults(check: Check) -> Iterator[str]:
     """What no gate writes."""
-    if check.unit not in UNITS:
-        yield f"unit is {check.unit!r:.60}, expected one of {', '.join(UNITS)}"
+    if check.name not in LIMITS:
+        yield f"name is {check.name!r:.60}, which is no limit of this bench"
+    elif check.unit != LIMITS[check.name].unit:
+        yield f"unit is {check.unit!r:.60}, expected {LIMITS[check.name].unit!r}"
     verdict = NOT_MEASURED
     if check.value is not None and check.low is not None and check.high is not None:
         verdict = judged(

@@ -121,7 +121,8 @@ def test_an_interval_of_other_random_numbers_is_let_be(documents, changed) -> No
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("checks.0.unit", "parsecs", "checks[0].unit is 'parsecs', expected one of ms, bytes, "),
+        ("checks.0.unit", "parsecs", "checks[0].unit is 'parsecs', expected 'ratio'"),
+        ("checks.0.name", "latency.speed", "checks[0].name is 'latency.speed', which is no limit of this bench"),
         ("checks.0.verdict", "perfect", "checks[0].verdict is 'perfect', but the figure and its limit give"),
         ("checks.0.limit", 1e-12, "but the figure and its limit give 'over'"),
         ("outcome", "within", "outcome is 'within', but its checks are 'over'"),
