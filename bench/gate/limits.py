@@ -14,7 +14,7 @@ from bench.measure.latency import NS_PER_MS
 from bench.measure.realtime import longest_run, missed_frames
 from bench.protocol import LatencySamples
 from bench.report import Latency, LatencyReport, MemoryResult
-from bench.shares import count_to_tell, share_interval
+from bench.shares import MOST_FRAMES, count_to_tell, share_interval
 from bench.stats import quantile_interval
 
 T = TypeVar("T")
@@ -173,7 +173,7 @@ def frames_to_tell(evidence: Evidence, limit: float) -> str:
     """How many frames would tell the share of missed ones from `limit`."""
     count = count_to_tell(missed(evidence), limit)
     if count is None:
-        return "no number of frames would tell: set another limit"
+        return f"no number of frames up to {MOST_FRAMES:,} would tell: set another limit"
     return f"to tell, set measure.frames = {count} in the budget, which is enough if as large a share is missed again"
 
 

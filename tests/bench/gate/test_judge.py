@@ -205,7 +205,7 @@ def test_a_share_of_missed_frames_has_an_interval(pair: Pair, generous: GateRepo
     zero = check("latency.missed_share", 0.0, none)
     assert (zero.verdict, zero.reason.rpartition("; ")[2]) == (
         "uncertain",
-        "no number of frames would tell: set another limit",
+        "no number of frames up to 1,000,000 would tell: set another limit",
     )
     many = fed(pair, generous, *[(ms, None, 3 * ms, ms) * 20] * 3)
     assert check("latency.missed_share", 0.3, many).verdict == "over"
