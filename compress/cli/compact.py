@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,8 @@ def compact_command(
     from compress.surgery.onnx_compact import compact_onnx, write_model
 
     result = compact_onnx(file, sizes=sizes)
+    for read in result.files:  # weights lie beside large files
+        _require_place(read, out)
     write_model(result.model, out)
     if as_json:
         report = result.report.to_dict()
@@ -63,7 +66,7 @@ def _sizes(given: list[str]) -> dict[str, tuple[int, ...]]:
 def _require_place(file: Path, out: Path) -> None:
     """Refuse places that can't be read or written, before any work."""
     require_there(file)
-    if faults := place_faults("--out", out, file):
+    if faults := place_faults("--out", out, file, [out.parent / f"{out.name}.data"]):
         raise ConfigError("; ".join(faults))
 
 
@@ -82,7 +85,8 @@ def _print(file: Path, out: Path, result: OnnxResult) -> None:
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     screen.print(_summary(result))
-    screen.print(f"bench latency {out} --baseline {file} --device cpu", markup=False, highlight=False, soft_wrap=True)
+    following = shlex.join(["bench", "latency", str(out), "--baseline", str(file), "--device", "cpu"])
+    screen.print(following, markup=False, highlight=False, soft_wrap=True)
 
 
 def _summary(result: OnnxResult) -> Table:

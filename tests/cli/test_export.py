@@ -225,6 +225,17 @@ def test_images_are_not_needed(photos, photo_run, dynamic_batch, tmp_path, capsy
     assert int(stored["random_batches_checked"]) > 0
 
 
+def test_a_drop_that_cannot_be_measured_is_refused(photos, photo_run, tmp_path):
+    elsewhere = photos.with_name("moved")
+    photos.rename(elsewhere)
+    try:
+        with pytest.raises(DataError, match=r"--max-drop is measured on the run's validation images: .*no such"):
+            export_command(photo_run, tmp_path / "m.onnx", fp16=True, max_drop=0.01)
+    finally:
+        elsewhere.rename(photos)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_images_in_their_place_are_not_taken_for_them(run_dir):
     run = open_run(run_dir)
     other = replace(run, summary={**run.summary, "image_shape": [3, 16, 16]})
@@ -345,12 +356,11 @@ def test_bad_input_is_refused_and_leaves_nothing(run_dir, tmp_path):
 
 def test_command_line_says_it_in_one_message_with_exit_code_2(tmp_path):
     command = [sys.executable, "-c", "from compress.cli import main; main()"]
-    arguments = ["export", str(tmp_path), "--onnx", str(tmp_path / "m.onnx")]
+    arguments = ["export", str(tmp_path / "none"), "--onnx", str(tmp_path / "m.onnx")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"compress: {tmp_path}: is no run directory")
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"compress: {tmp_path / 'none'}: there is no such file or folder\n"
 
 
 def test_the_runs_own_files_are_not_overwritten(run_dir):

@@ -37,8 +37,8 @@ def a_model(opset: int = 18, *, dead: bool = True, shape: list[Any] | None = Non
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)])
 
 
-def save_outside(model: onnx.ModelProto, path: Path) -> None:
-    onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+def save_outside(model: onnx.ModelProto, path: Path, weights: str = "weights.bin") -> None:
+    onnx.save_model(model, path, save_as_external_data=True, location=weights, size_threshold=0)
 
 
 def point(path: Path, location: str) -> None:
@@ -207,6 +207,15 @@ def test_weights_beside_the_file_are_read(path: Path) -> None:
     result = compact_onnx(path)
     assert result.removed == 1
     assert not any(tensor.external_data for tensor in result.model.graph.initializer)
+
+
+def test_the_weights_of_the_original_are_not_overwritten(path: Path) -> None:
+    """A large model would be written as ``small.onnx`` and ``small.onnx.data``."""
+    save_outside(a_model(), path, "small.onnx.data")
+    before = {file: file.read_bytes() for file in path.parent.iterdir()}
+    result = run(path, "--out", path.with_name("small.onnx"))
+    assert "small.onnx.data is the file itself that is read" in str(result.exception)
+    assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
 def test_large_models_have_their_weights_beside_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
