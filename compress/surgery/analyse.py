@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from compress.errors import ConstantOutputError, ModelError
-from compress.graph import ChannelGraph, Consumer, channel_graph, graph_of, trace
+from compress.graph import ChannelGraph, Consumer, consumers, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
 from compress.surgery.select import may_select, worth_selecting
 from compress.surgery.verify import Sizes, random_inputs
@@ -74,5 +74,5 @@ def _consumers_elsewhere(
     found: list[Consumer] = []
     for shapes in runs:
         with contextlib.suppress(ModelError):
-            found += channel_graph(plain, random_inputs(example_inputs, shapes, seed=0)).consumers
+            found += consumers(plain, random_inputs(example_inputs, shapes, seed=0))
     return tuple(found)

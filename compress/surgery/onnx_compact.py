@@ -207,7 +207,7 @@ class _Task:
         if any(p.dtype != torch.float64 for p in self.network.parameters() if p.is_floating_point()):
             double = private_copy(self.network).double()
             fold_(double, cut.decision)
-            made = cut.plan.as_graph(double, in_double(self.example), self.traces)
+            made = cut.plan.as_graph(double, in_double(self.example), Traces())  # the writer reads its types
             assert isinstance(double, OnnxNetwork)
             try:
                 twin = OnnxNetwork(Writer(self.folded, double, made, self.moving).write()).eval()

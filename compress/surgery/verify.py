@@ -1,6 +1,6 @@
 """The certificate: a compact network is compared with its original before anybody gets it.
 
-Two checks that fail for different reasons. The *type check* exports the compact network anew and compares which
+Two checks that fail for different reasons. The *type check* captures the compact network anew and compares which
 channels meet: a shuffle or chunk of unevenly cut channels runs without an error and mixes the wrong ones. The *numeric
 check* compares outputs on random inputs, in float64 where rounding can hide nothing, and in the network's own
 precision, at two input sizes where the network accepts them: an error at the border shows only at some sizes.

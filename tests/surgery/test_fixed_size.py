@@ -1,11 +1,13 @@
 """A graph whose numbers follow from the size of the example inputs takes that size alone, and says so."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.errors import ConfigError
+from compress.errors import ConfigError, ModelError
 from compress.surgery import compact
 from compress.surgery.graph_cut import Traces, graph_module
 from compress.surgery.plan import Plan, load, save_weights
@@ -132,6 +134,54 @@ def test_a_trace_that_is_used_again_cuts_the_weights_of_the_network_at_hand(net,
             batch = x.to(model.a.weight)
             made = graph_module(model, (batch,), {}, traces=traces).module
             torch.testing.assert_close(made(batch), model(batch))
+
+
+def asked_for_the_type(m, x):
+    return m.head(F.relu(m.b(F.relu(m.a(x)) * torch.finfo(x.dtype).bits)).mean((2, 3)))
+
+
+def of_another_type(m, x):
+    return m.head(F.relu(m.b(F.relu(m.a(x)) * x.new_tensor(0.1))).mean((2, 3)))
+
+
+def cast(m, x):
+    return m.head(F.relu(m.b(F.relu(m.a(x)) * x.float().mean())).mean((2, 3)))
+
+
+@pytest.mark.parametrize("run", [asked_for_the_type, of_another_type, cast])
+def test_what_a_network_computes_in_another_precision_only_is_traced_in_that(net, randomise_, kill_, run):
+    traces, x = Traces(), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    model = network(net, randomise_, kill_, run)
+    with torch.no_grad():
+        for twin in (copy.deepcopy(model).float(), model):
+            batch = x.to(twin.a.weight)
+            traces.of(twin, (batch,))
+        made = graph_module(model, (x,), {}, traces=traces).module
+        torch.testing.assert_close(made(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_tensor_that_is_an_attribute_is_that_of_the_network_at_hand(net, randomise_, kill_):
+    traces, x = Traces(), torch.randn(2, 3, 33, 31, dtype=torch.float64)
+    model = network(net, randomise_, kill_, lambda m, x: m.head(F.relu(m.b(m.a(x) * m.scale)).mean((2, 3))))
+    with torch.no_grad():
+        for model.scale in (torch.tensor(2.0), torch.tensor(3.0)):
+            made = graph_module(model, (x,), {}, traces=traces).module
+            torch.testing.assert_close(made(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def eager_alone(m, x):
+    if torch.compiler.is_exporting():
+        raise RuntimeError("not for export")
+    y = F.relu(m.a(x))
+    return m.head(F.relu(m.b(y.view(-1, 8, *y.shape[2:]))).mean((2, 3)))
+
+
+def test_what_torch_export_refuses_keeps_its_class(net, randomise_, kill_):
+    """A graph is written from ``torch.export``'s, also of a network that can be captured without it."""
+    model, x = network(net, randomise_, kill_, eager_alone), torch.randn(1, 3, 33, 31)
+    with pytest.raises(ModelError, match=r"could not be captured by torch\.export .*: not for export"):
+        compact(model, (x,), prefer="graph")
+    assert compact(model, (x,), prefer="smallest").plan.form == "class"
 
 
 def test_an_unknown_form_is_refused(net, randomise_, kill_):

@@ -1,8 +1,6 @@
 """Cut graphs: exact at every batch size, trainable, exportable, rebuilt from data; what can't be cut says so."""
 
 import copy
-import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +18,8 @@ from compress.surgery.graph_cut import Blocked, graph_module, source_line
 from compress.surgery.kept import Kept
 from compress.surgery.verify import mixed_channels
 from export import to_onnx
+from random_networks import RandomNetwork, kill_layer_by_layer_
+from small_networks import pooled
 
 EXACT = 1e-10  # relative, float64: rounding is 1e-16, a real mistake 1e-2
 BATCHES = (1, 2, 5)
@@ -28,10 +28,6 @@ X = torch.randn(1, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().m
 
 def conv(inputs, outputs, kernel=3, **options):
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
-
-
-def pooled(m, y):
-    return m.head(y.mean((2, 3)))
 
 
 def features(m, x):
@@ -360,22 +356,12 @@ def test_shuffles_are_right_whatever_stays(seed, randomise_):
 # --- random networks, with folded constants ------------------------------------------------------------------------
 
 
-def random_networks():
-    """The generator of ``test_random_networks.py``: tests have no package to import from."""
-    path = Path(__file__).with_name("test_random_networks.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 150))])
 def test_random_networks_with_folded_constants(seed, randomise_, kill_free_):
-    networks = random_networks()
-    model = randomise_(networks.RandomNetwork(seed), seed)
+    model = randomise_(RandomNetwork(seed), seed)
     x = torch.randn(1, 3, 10, 10, dtype=torch.float64)
     if seed % 3 == 2:
-        networks.kill_layer_by_layer_(model, seed)
+        kill_layer_by_layer_(model, seed)
     else:
         kill_free_(model, x, shift=(0.0, 0.3)[seed % 3], seed=seed)
     graph = channel_graph(model, (x,))

@@ -20,7 +20,7 @@ from compress.graph.field import Field
 from compress.graph.labels import Classes
 from compress.graph.modules import SIZE_ATTRIBUTES, owners
 
-__all__ = ["channel_graph", "count_macs", "graph_of", "trace"]
+__all__ = ["channel_graph", "consumers", "count_macs", "graph_of", "trace"]
 
 
 def channel_graph(
@@ -50,13 +50,7 @@ def graph_of(
     model: nn.Module, traced: Trace, *, select: Collection[str] = (), channelwise: Collection[str] = ()
 ) -> ChannelGraph:
     """The same for a model that was traced already."""
-    with torch.no_grad():
-        labels = LabelFlow(traced, frozenset(select), frozenset(channelwise))
-        labels.run()
-        state = _State(model, traced)
-        state.pin_constants(labels)
-        values = ConstantFlow(traced, labels.env)
-        values.run()
+    labels, values, state = _flows(model, traced, select, channelwise)
     classes = labels.book.solve()
     return ChannelGraph(
         classes=classes,
@@ -76,6 +70,29 @@ def graph_of(
         constant_output=values.constant_output,
         lost=_lost(labels, values, classes),
     )
+
+
+def consumers(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[Consumer, ...]:
+    """What layers read at an input size; the ``consumers`` of ``channel_graph`` alone.
+
+    Raises:
+        ModelError: the model can't be captured.
+    """
+    labels, values, state = _flows(model, trace(model, example_inputs), (), ())
+    return tuple(_consumer(contraction, values, state) for contraction in labels.contractions)
+
+
+def _flows(
+    model: nn.Module, traced: Trace, select: Collection[str], channelwise: Collection[str]
+) -> tuple[LabelFlow, ConstantFlow, _State]:
+    with torch.no_grad():
+        labels = LabelFlow(traced, frozenset(select), frozenset(channelwise))
+        labels.run()
+        state = _State(model, traced)
+        state.pin_constants(labels)
+        values = ConstantFlow(traced, labels.env)
+        values.run()
+    return labels, values, state
 
 
 def count_macs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> int:

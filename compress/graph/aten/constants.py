@@ -87,9 +87,8 @@ def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
     """Execute the op itself."""
     parameters = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
     whole = bool(parameters) and all(_is_small(p) and not p.is_floating_point() for p in parameters)
-    if (
-        whole and not fields_in((args, kwargs)) and base_name(node) not in SLICES
-    ):  # positions, of which another size may take another part
+    # Positions; but of a slice another size may take another part.
+    if whole and not fields_in((args, kwargs)) and base_name(node) not in SLICES:
         return functional(node)(*args, **kwargs)
     if reads_bits(args) or any(not _is_small(p) or not p.is_floating_point() for p in parameters):
         return flow.unknown(node, args, kwargs)

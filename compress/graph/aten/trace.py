@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from compress.errors import ModelError
+from compress.graph.aten.record import NotRecordedError, record
 
 DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 _FRESH = (
@@ -51,8 +52,10 @@ class Trace:
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The model in evaluation mode; each submodule's own mode is restored at the end."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        for module in modes:  # each for itself: beside one that came out of torch.export, others must follow
+            with contextlib.suppress(NotImplementedError):  # it computes as it was traced
+                module.eval()
         yield model
     finally:
         for module, training in modes.items():
@@ -78,7 +81,9 @@ def _quiet() -> Iterator[None]:
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
-    """Export ``model`` in evaluation mode with ``torch.export``, sizes fixed to those of ``example_inputs``.
+    """Capture ``model`` in evaluation mode, sizes fixed to those of ``example_inputs``.
+
+    It is recorded in one run; ``torch.export`` is asked where that can't tell.
 
     Raises:
         ModelError: the model can't be captured (data-dependent control flow, a ScriptModule, a wrong input size).
@@ -86,23 +91,49 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     if isinstance(model, nn.DataParallel):
         raise ModelError("the model is wrapped in DataParallel; pass the network itself, model.module.")
     with evaluating(model), torch.no_grad(), _quiet():
-        try:
-            program = torch.export.export(model, example_inputs)
-            inline_blocks(program.graph_module)
-            _remove_idle_dropout(program.graph)
-            written = _written(program.graph)
-            write_out_of_place(program.graph)
-            if _needs_functional_form(program.graph):
-                program = program.run_decompositions({})
-            remove_unread(program.graph)
-        except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                f"{type(model).__name__} could not be captured by torch.export with inputs of shape {shapes}: "
-                f"{first_line}{_place(str(error))}\nCheck that the model runs with this input, and that its forward "
-                "has no control flow that depends on values."
-            ) from error
+        with contextlib.suppress(NotRecordedError):
+            return recorded(model, example_inputs)
+        return exported(model, example_inputs)
+
+
+def recorded(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
+    """The quick way of ``trace``, for a model in evaluation mode; see ``record``.
+
+    Raises:
+        NotRecordedError: this needs ``torch.export``.
+    """
+    found = record(model, example_inputs)
+    _remove_idle_dropout(found.graph)
+    write_out_of_place(found.graph)
+    if _needs_functional_form(found.graph):
+        raise NotRecordedError("it writes to what is seen under another name")
+    remove_unread(found.graph)
+    return Trace(found.graph, found.tensors, found.inputs, found.written)
+
+
+def exported(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
+    """The other way of ``trace``, for a model in evaluation mode: by ``torch.export``.
+
+    Raises:
+        ModelError: the model can't be captured so.
+    """
+    try:
+        program = torch.export.export(model, example_inputs)
+        inline_blocks(program.graph_module)
+        _remove_idle_dropout(program.graph)
+        written = _written(program.graph)
+        write_out_of_place(program.graph)
+        if _needs_functional_form(program.graph):
+            program = program.run_decompositions({})
+        remove_unread(program.graph)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{type(model).__name__} could not be captured by torch.export with inputs of shape {shapes}: "
+            f"{first_line}{_place(str(error))}\nCheck that the model runs with this input, and that its forward "
+            "has no control flow that depends on values."
+        ) from error
     _refuse_open_sizes(model, program.graph)
     tensors: dict[str, tuple[str, Tensor]] = {}
     inputs: list[str] = []

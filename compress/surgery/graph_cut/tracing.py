@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import TreeSpec
+from torch.utils._pytree import TreeSpec, tree_leaves
 
 from compress.errors import ModelError
+from compress.graph.aten.record import Recording, record, state
 from compress.graph.aten.trace import (
     DROPOUT,
     Trace,
@@ -19,9 +23,9 @@ from compress.graph.aten.trace import (
     _remove_idle_dropout,
     base_name,
     evaluating,
+    exported,
     inline_blocks,
     remove_unread,
-    trace,
     write_out_of_place,
 )
 from compress.surgery.graph_cut.batch import Batch, Static
@@ -77,27 +81,72 @@ class Traces:
     """Traces that were made, to be used again for other weights: tracing is most of what a cut takes."""
 
     def __init__(self) -> None:
-        self._known: dict[object, Traced] = {}
+        self._known: dict[object, list[tuple[tuple[torch.dtype, ...], Traced]]] = {}
 
     def of(self, model: nn.Module, example_inputs: tuple[Tensor, ...], *, fixed: str = "") -> Traced:
         """Like ``trace_for_cutting``; for a network with the parameters and buffers of an earlier one, its trace.
 
+        Where it runs the same operations on the same numbers, also that of a network in another precision.
         ``forward`` must be the same function, which only the network's class and attributes can tell: a cache is for
         copies of one network.
         """
-        held = {n: t.detach() for n, t in model.named_parameters(remove_duplicate=False)}
-        held |= dict(model.named_buffers(remove_duplicate=False))
-        key = (
-            *((n, tuple(t.shape), t.dtype, t.device) for n, t in held.items()),
-            *((tuple(x.shape), x.dtype, x.device) for x in example_inputs),
-            fixed,
-        )
-        if key not in self._known:
-            self._known[key] = trace_for_cutting(model, example_inputs, fixed=fixed)
-            return self._known[key]
-        known = self._known[key]
-        tensors = {node: (name, held.get(name, made)) for node, (name, made) in known.trace.tensors.items()}
-        return dataclasses.replace(known, trace=dataclasses.replace(known.trace, tensors=tensors))
+        held, known_once = _held(model), [name for name, _ in state(model)]
+        tensors = (*held.values(), *example_inputs)
+        sizes = ((tuple(t.shape), t.device, t.is_floating_point() or t.dtype) for t in tensors)
+        key = (*held, *known_once, *sizes, fixed)
+        precision = tuple(t.dtype for t in tensors)
+        for made_in, known in self._known.get(key, ()):
+            if made_in == precision or (
+                _names_no_precision(known.trace) and _runs_alike(model, example_inputs, made_in)
+            ):
+                return _with_tensors(known, held)
+        found = trace_for_cutting(model, example_inputs, fixed=fixed)
+        self._known.setdefault(key, []).append((precision, found))
+        return found
+
+
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, under all their names, and other tensors that are attributes of modules."""
+    held = dict(model.named_parameters(remove_duplicate=False))
+    return held | dict(model.named_buffers(remove_duplicate=False)) | dict(state(model))
+
+
+def _with_tensors(known: Traced, held: Mapping[str, Tensor]) -> Traced:
+    tensors = {node: (name, held.get(name, made).detach()) for node, (name, made) in known.trace.tensors.items()}
+    return dataclasses.replace(known, trace=dataclasses.replace(known.trace, tensors=tensors))
+
+
+def _names_no_precision(trace: Trace) -> bool:
+    leaves = (leaf for node in trace.graph.nodes for leaf in tree_leaves((node.args, node.kwargs)))
+    return not any(isinstance(leaf, torch.dtype) and leaf.is_floating_point for leaf in leaves)
+
+
+def _runs_alike(model: nn.Module, example_inputs: tuple[Tensor, ...], precision: Collection[torch.dtype]) -> bool:
+    """Whether a copy whose tensors and inputs have these types runs the same operations on the same numbers.
+
+    A ``forward`` may ask for the type: ``torch.finfo(x.dtype).min``.
+    """
+    dtypes = iter(precision)
+    with evaluating(model), torch.no_grad(), _quiet():
+        try:
+            twin = copy.deepcopy(model)
+            for tensor in _held(twin).values():
+                tensor.data = tensor.data.to(next(dtypes))
+            inputs = tuple(x.to(dtype) for x, dtype in zip(example_inputs, dtypes, strict=True))
+            return _operations(record(model, example_inputs), model) == _operations(record(twin, inputs), model)
+        except Exception:  # whatever a copy of a user's network raises
+            return False
+
+
+def _operations(recording: Recording, model: nn.Module) -> list[tuple[str, str]]:
+    """Operations and their arguments: nodes by their number, tensors that ``forward`` made of numbers by those."""
+    held = dict(state(model))
+    names: dict[fx.Node, Any] = {}
+    for node in recording.graph.nodes:
+        name, tensor = recording.tensors.get(node.name, (node.name, None))
+        names[node] = len(names) if tensor is None else name if name in held else tensor.tolist()
+    nodes = (node for node in recording.graph.nodes if node.op != "placeholder")
+    return [(str(n.target), repr(fx.node.map_arg((n.args, n.kwargs), names.__getitem__))) for n in nodes]
 
 
 def _two(size: int) -> tuple[int, int]:
@@ -115,7 +164,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
         try:
             program = torch.export.export(model, inputs)
         except Exception:  # whatever a user's forward raises
-            trace(model, inputs)  # tells it in one line
+            exported(model, inputs)  # tells it in one line
             raise
         notes: tuple[str, ...] = (SWITCHED,) if inline_blocks(program.graph_module) else ()
         write_out_of_place(program.graph)
@@ -146,7 +195,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSp
 
 
 def _without_dropout(graph: fx.Graph) -> fx.Graph:
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    _remove_idle_dropout(copy)
-    return copy
+    bare = fx.Graph()
+    bare.output(bare.graph_copy(graph, {}))
+    _remove_idle_dropout(bare)
+    return bare

@@ -29,6 +29,15 @@ def test_parameters_keep_their_state_names_and_modes_are_restored(net):
     assert not model.bn.training
 
 
+def test_beside_a_layer_out_of_torch_export_the_others_evaluate(net):
+    exported = torch.export.export(nn.Conv2d(3, 4, 3), (X,)).module()  # refuses eval()
+    model = net(lambda m, x: m.bn(m.front(x)), front=exported, bn=nn.BatchNorm2d(4))
+    traced = trace(model, (X,))
+    (norm,) = (node for node in traced.graph.nodes if base_name(node) == "batch_norm")
+    assert norm.args[5] is False  # whether it uses the statistics of the batch
+    assert model.bn.training
+
+
 def test_in_place_activations_need_no_functional_form(net):
     model = net(lambda m, x: m.act(m.conv(x)), conv=nn.Conv2d(3, 4, 3), act=nn.ReLU(inplace=True))
     assert ops(trace(model, (X,))) == ["conv2d", "relu"]
