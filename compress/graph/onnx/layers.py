@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from compress.graph.onnx.ops import Node, Window
+from compress.graph.onnx.node import Node
+from compress.graph.onnx.windows import Window
 
 
 class _Padded(nn.Module):

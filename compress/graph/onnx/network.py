@@ -21,12 +21,16 @@ from torch import Tensor, nn
 from compress.errors import ModelError
 from compress.graph.onnx.files import DEFAULT_DOMAINS, opset_of
 from compress.graph.onnx.layers import LAYERS, is_transposed, layer_of
+from compress.graph.onnx.movement import picked
+from compress.graph.onnx.node import Node, Unhandled, made, tensors, torch_dtype
 from compress.graph.onnx.opaque import opaque
-from compress.graph.onnx.ops import OPS, Node, Unhandled, cast_type, made, picked, tensors, torch_dtype
+from compress.graph.onnx.ops import OPS, cast_type
 from compress.graph.onnx.order import outer_names
 from compress.graph.onnx.statics import SHAPES, Array, Evaluator, attributes, has_subgraph, shape_value
 
 CASTS = frozenset(("Cast", "CastLike"))
+PICKING = frozenset(("Gather", "GatherND"))
+"""Operations whose second input says what they pick."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,6 @@ class Source:
 
     initializer: str
     transposed: bool = False
-
-
-PICKING = frozenset(("Gather", "GatherND"))
-"""Operations whose second input says what they pick."""
 
 
 class Operation(nn.Module):

@@ -15,7 +15,7 @@ from onnx import helper, shape_inference
 from torch import Tensor
 
 from compress.errors import ModelError
-from compress.graph.onnx.ops import DTYPES, Unhandled, torch_dtype
+from compress.graph.onnx.node import DTYPES, Unhandled, torch_dtype
 
 NAMESPACE = "compress_onnx"
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
