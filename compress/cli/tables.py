@@ -28,13 +28,13 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for name, shape in shape_of.items():
         table.add_row(
             name,
-            _percent(summary["accuracy"]["test"][name]),
-            _percent(summary["accuracy"]["validation"][name]),
+            percent(summary["accuracy"]["test"][name]),
+            percent(summary["accuracy"]["validation"][name]),
             f"{summary['parameters'][shape]:,}",
             f"{summary['macs'][shape]:,}",
             f"{summary['bytes'][name]:,}",
         )
-    share = [_percent(summary[key]["compact"] / summary[key]["dense"]) for key in ("parameters", "macs", "bytes")]
+    share = [percent(summary[key]["compact"] / summary[key]["dense"]) for key in ("parameters", "macs", "bytes")]
     table.add_row("compact/dense", "", "", *share)
     table.caption = f"largest difference of masked and compact outputs: {summary['max_abs_error']:.2g}"
     return table
@@ -46,7 +46,7 @@ def rounds_table(summaries: list[dict[str, Any]]) -> Table:
     for heading in ("", "test", "validation", "parameters", "MACs"):
         table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for number, summary in enumerate(summaries):
-        accuracy = (_percent(summary["accuracy"][split]["compact"]) for split in ("test", "validation"))
+        accuracy = (percent(summary["accuracy"][split]["compact"]) for split in ("test", "validation"))
         sizes = (f"{summary[key]['compact']:,}" for key in ("parameters", "macs"))
         table.add_row(f"round {number}" if number else "before", *accuracy, *sizes)
     return table
@@ -62,7 +62,8 @@ def pairs_table(rows: dict[str, str], title: str | None = None) -> Table:
     return table
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share to read; a dash where there is none."""
     return "-" if share is None else f"{share:.2%}"
 
 

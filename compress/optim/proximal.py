@@ -220,13 +220,15 @@ def _secular_roots(passes: Passes, strengths: Tensor) -> Tensor:
     pulls = _pulls(passes, strengths, norms)
     p2, p3, p4 = passes.sums(3, functools.partial(_first_terms, passes, pulls))
     root, moves = p2.sqrt(), p3 > 0
-    delta = torch.where(moves, (norms - root) * p2 / p3, norms)
-    bend = torch.where(moves, 1.5 * (p4 - p3.square() / p2) / (p3 * norms), 0.0).clamp_min(0.0)
+    delta = torch.where(moves, (norms - root) * (p2 / p3), norms)
+    bend = torch.where(moves, 1.5 * (p4 / p3 - p3 / p2) / norms, 0.0).clamp_min(0.0)
     d = 2 * delta / (1 + (1 + 4 * bend * delta).clamp_min(0.0).sqrt())
-    least = (norms - delta).clamp_min(0.0)
-    reach = torch.where(root > 0, norms.square() / root, torch.inf)
-    tolerance = _TOLERANCE * torch.finfo(norms.dtype).eps
-    sure = (norms == 0) | (4.5 * reach * d.pow(3) <= tolerance * least.pow(4))
+    limits = torch.finfo(norms.dtype)
+    faint = p4 < limits.tiny / limits.eps  # so that the sums have lost terms, or all of them, to underflow
+    least = torch.where(faint, 0.0, (norms - delta).clamp_min(0.0))
+    reach = torch.where(root > 0, norms / root, torch.inf)
+    near = 4.5 * reach * (d / norms).pow(3) <= _TOLERANCE * limits.eps * (least / norms).pow(4)
+    sure = (norms == 0) | (near & ~faint)
     if bool(sure.all()):
         return norms - d
     return torch.where(sure, norms - d, _newton(passes.over(~sure), strengths, norms, least))
@@ -264,7 +266,7 @@ def _newton(passes: Passes, strengths: Tensor, norms: Tensor, start: Tensor) -> 
         f, slope = passes.sums(2, functools.partial(_terms, passes, at, pulls))
         delta = torch.where(f > 1, (f.sqrt() - 1) * f / slope, 0.0)
         r = r + delta
-        if not bool((1.5 * norms * delta.square() > tolerance * r.pow(3)).any()):
+        if not bool((1.5 * norms * (delta / r).square() > tolerance * r).any()):
             break
     return r
 

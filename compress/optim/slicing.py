@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from compress.groups import Groups, GroupSlice
 from compress.optim.regularizer import Regularizer
+from compress.penalties import LayerwisePenalty
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,19 @@ class _SlicedGroups:
         stays = self.stays[:-1]
         macs = None if old.macs is None else old.macs[stays.to(old.macs.device)]
         new.groups = Groups(self.count, tuple(slices), macs=macs)
-        new._factors = self.old._weights()[stays]
+        new._factors = self._factors()[stays]
         if self.old._frozen is not None:
             new._frozen = [self.old._frozen[0][stays]]
         return new, self.pieces
+
+    def _factors(self) -> Tensor:
+        """The old weights of all groups; for a layerwise penalty, which takes their mean, all alike in a layer."""
+        factors = self.old._weights()
+        if isinstance(self.old.penalty.on_norms, LayerwisePenalty):
+            factors = factors.clone()
+            for layer in self.old.groups.layers():
+                factors[layer] = factors[layer].mean()
+        return factors
 
     def _along(self, part: GroupSlice) -> Tensor:
         """The old group of every index that stays along the slice's dimensions."""

@@ -2,7 +2,8 @@
 
 A compaction changes nothing that can be seen from outside: only channels leave that are zero, or that nobody reads, in
 evaluation and in training mode alike. What the optimizer and the penalty know goes along (``compress.optim.slicing``).
-What has left cannot come back; a training without compactions in which dead channels stay dead takes the same steps.
+What has left cannot come back. So a channel stays, though dead, as long as momentum alone would bring it back with the
+next step; after that only a gradient could, and behind a ReLU a channel of zeros has none.
 
 The plans of all compactions together say which entries of the first network remain. They are kept in the checkpoint, so
 that a resumed run cuts a new network likewise. At the end ``expanded`` puts the weights back into their first shapes,
@@ -95,7 +96,14 @@ def check_followed(model: nn.Module, example: Tensor) -> None:
             ) from error
 
 
-def find_compaction(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.Module] = ()) -> Compaction:
+def find_compaction(
+    model: nn.Module,
+    example: Tensor,
+    images: Tensor,
+    twins: Iterable[nn.Module] = (),
+    *,
+    coasted: nn.Module | None = None,
+) -> Compaction:
     """What can leave ``model`` now, proved; the model is not changed, and no generator is moved.
 
     Args:
@@ -103,18 +111,21 @@ def find_compaction(model: nn.Module, example: Tensor, images: Tensor, twins: It
         example: Images ``[1, C, H, W]`` to trace it with.
         images: Images ``[N, C, H, W]``, two or more, on which both networks are compared in training mode.
         twins: The same network with other weights, which are to be cut likewise; compared in evaluation mode.
+        coasted: The same network after one more step without a gradient; what is dead must be dead in it too.
     """
     start_s = time.monotonic()
     with unmoved_generators():
         try:
-            found = _find(model, example, images, twins)
+            found = _find(model, example, images, model if coasted is None else coasted, twins)
         except (ModelError, VerificationError) as error:  # the run goes on as it is: it only takes longer
             found = Compaction(refused=str(error))
     return dataclasses.replace(found, seconds=time.monotonic() - start_s)
 
 
-def _find(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.Module]) -> Compaction:
-    result = compress.compact(model, (example,), fold=False, select="never")
+def _find(
+    model: nn.Module, example: Tensor, images: Tensor, coasted: nn.Module, twins: Iterable[nn.Module]
+) -> Compaction:
+    result = compress.compact(_alive_in_either(model, coasted), (example,), fold=False, select="never")
     plan = Plan(result.plan.architecture, result.plan.parameters)  # cuts alone, whatever else the end may change
     if not plan.parameters:
         return Compaction()
@@ -128,6 +139,15 @@ def _find(model: nn.Module, example: Tensor, images: Tensor, twins: Iterable[nn.
         _check_twin(twin, plan, images)
     macs = result.report.macs_before, count_macs(small, (example,))
     return Compaction(plan, (_size(model), _size(small)), macs)
+
+
+@torch.no_grad()
+def _alive_in_either(model: nn.Module, coasted: nn.Module) -> nn.Module:
+    """A copy of ``model`` whose zeros have the values that they have in ``coasted``."""
+    both = private_copy(model)
+    for weights, later in zip(both.parameters(), coasted.parameters(), strict=True):
+        weights.copy_(torch.where(weights == 0, later, weights))
+    return both
 
 
 def _size(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ What changes a single step (precision, distillation, several processes) belongs 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from compress.optim import HardConcrete
 from compress.optim.slicing import slice_optimizer_, sliced, unread, whole, without_unread
 from compress.penalties import PENALTIES
 from compress.surgery import Plan
+from compress.surgery.bake import private_copy
 from compress.train.average import Average, Weights, cut, lent, load_, put_, taken, twin
 from compress.train.budget import Budget, Landing
 from compress.train.checkpoint import State
@@ -48,6 +50,12 @@ class StepResult:
     loss: float
     correct: int
     images: int
+
+
+def set_rate_(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of the next step, times the factor of each parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(LR_FACTOR, 1.0)
 
 
 class Learner:
@@ -103,8 +111,7 @@ class Learner:
         Raises:
             DivergenceError: The loss is NaN or infinite; the weights are those from before the step.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get(LR_FACTOR, 1.0)
+        set_rate_(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.execution(self.network, images)
         loss = self.loss(images, logits, labels)
@@ -139,16 +146,45 @@ class Learner:
             return
         for weights in self._unread():
             weights.grad = torch.zeros_like(weights)
+        self.regularizer.strength = strength
+        self._advance(self.optimizer, self.regularizer)
+
+    def _advance(self, optimizer: torch.optim.Optimizer, regularizer: compress.Regularizer) -> None:
+        """The step of the optimizer, and that of the penalty before or behind it."""
         # Once frozen, the proximal step only keeps dead groups dead, whichever way they died.
         proximal = self.frozen or not self._subgradient
-        self.regularizer.strength = strength
         if not proximal:
-            self.regularizer.add_subgradient_()
-        self.optimizer.step()
+            regularizer.add_subgradient_()
+        optimizer.step()
         if proximal and self.budget is not None and not self.frozen:
-            self.budget.prox_(self.regularizer, self.optimizer)
+            self.budget.prox_(regularizer, optimizer)
         elif proximal:
-            self.regularizer.prox_(self.optimizer)
+            regularizer.prox_(optimizer)
+
+    @torch.no_grad()
+    def coasted(self, *, lr: float, strength: float) -> nn.Module:
+        """A copy of the model one step on, a step whose gradient is zero: what momentum makes of the weights.
+
+        Momentum fades from step to step: a weight that no gradient reaches and that is zero now and then stays so.
+        """
+        other = private_copy(self.model)
+        if self.regularizer is None:
+            return other
+        optimizer, regularizer = copy.deepcopy((self.optimizer, self.regularizer))  # in one, as they share parameters
+        pairs = [
+            (before, after)
+            for group, copied in zip(self.optimizer.param_groups, optimizer.param_groups, strict=True)
+            for before, after in zip(group["params"], copied["params"], strict=True)
+        ]
+        for _, after in pairs:
+            after.grad = torch.zeros_like(after) if after.requires_grad else None
+        set_rate_(optimizer, lr)
+        regularizer.strength = strength
+        self._advance(optimizer, regularizer)
+        moved = dict(pairs)
+        for own, weights in zip(self.model.parameters(), other.parameters(), strict=True):
+            weights.copy_(moved.get(own, own))
+        return other
 
     @contextmanager
     def judged(self) -> Iterator[nn.Module]:

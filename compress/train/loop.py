@@ -305,7 +305,9 @@ class Trainer:
             return None
         example, _ = self._inputs.plain(self._data.validation, torch.arange(1))
         images, _ = self._inputs.plain(self._data.train, torch.arange(min(COMPARED_IMAGES, len(self._data.train))))
-        compaction = find_compaction(self.learner.model, example, images, self.learner.twins())
+        learner, (lr, strength) = self.learner, self._rates()
+        coasted = learner.coasted(lr=lr, strength=strength)
+        compaction = find_compaction(learner.model, example, images, learner.twins(), coasted=coasted)
         if compaction.plan is not None:
             self.learner.compact_(compaction.plan)
         return compaction

@@ -226,6 +226,38 @@ def test_l1_is_not_misled_by_a_weight_whose_square_underflows() -> None:
     assert w.tolist() == pytest.approx([0.8 * r / (r + 1)] * 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("cls", [L1, GroupLasso, SparseGroupLasso])
+def test_faint_groups_far_below_the_threshold_become_exactly_zero_in_float32(cls: type[Penalty]) -> None:
+    """Such as momentum leaves of a dead group: products of weights and shares underflow, one after the other."""
+    random = torch.Generator().manual_seed(0)
+    scales = 10.0 ** torch.arange(-42, -6).repeat_interleave(20)
+    count, size = len(scales), 64
+    w = nn.Parameter(torch.randn(count, size, generator=random) * scales[:, None])
+    eta = 10.0 ** -(3 * torch.rand(count, size, generator=random))
+    assert float((w.detach() / (0.07 * eta)).square().sum(1).max()) < 0.1
+    groups = Groups(count, (GroupSlice("w", w, 0, torch.arange(count), layer=True),))
+    with torch.no_grad():
+        prox_groups_(Layout(groups), cls(0.14), torch.ones(count), [step_of(eta)])
+    assert scales[~groups.dead()].tolist() == []
+
+
+@pytest.mark.parametrize("exponent", [-20, -40, -50])
+def test_l1_in_float32_is_the_same_on_a_smaller_scale(exponent: int) -> None:
+    """Weights and strength times a power of two: so is the result."""
+    random = torch.Generator().manual_seed(0)
+    before = torch.randn(200, 16, generator=random)
+    eta = 10.0 ** (0.5 * torch.rand(200, 16, generator=random))
+    found = []
+    for scale in (1.0, 2.0**exponent):
+        w = nn.Parameter(before * scale)
+        groups = Groups(200, (GroupSlice("w", w, 0, torch.arange(200), layer=True),))
+        with torch.no_grad():
+            prox_groups_(Layout(groups), L1(scale), torch.linspace(0.1, 6, 200), [step_of(eta)])
+        found.append(w.detach() / scale)
+    assert 20 < int((found[0] == 0).all(1).sum()) < 180
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
 # --- a step for each coordinate: l1 on weights and on norms ---------------------------------------------------------
 
 

@@ -143,6 +143,41 @@ def test_the_other_groups_keep_their_penalty_to_the_last_digit_but_rounding(gran
     assert {name: count.total for name, count in after.sparsity().items()} == {"first": 3, "second": 5}
 
 
+class Fork(nn.Module):
+    """Of the 4 channels of ``first`` one layer reads all, another one half: two of them cost more than the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.some, self.every = nn.Linear(3, 4), nn.Linear(2, 6), nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x).relu()
+        logits: torch.Tensor = self.some(h[:, :2]) + self.every(h)
+        return logits
+
+
+@pytest.mark.parametrize("name", ["hoyer", "l1-over-l2"])
+def test_a_layerwise_penalty_weighs_in_a_layer_what_it_did(name: str):
+    torch.manual_seed(0)
+    net = Fork().double()
+    with torch.no_grad():
+        net.first.weight[1], net.first.bias[1] = 0.0, 0.0
+    before = Regularizer(net, name, "coupled", 0.3, example_inputs=(torch.zeros(1, 3).double(),), group_weights="macs")
+    assert before._weights().unique().numel() == 2
+    rows = torch.tensor([0, 2, 3])
+    cut = {
+        net.first.weight: Piece.taken(net.first.weight, torch.arange(12).reshape(4, 3)[rows]),
+        net.first.bias: Piece.taken(net.first.bias, rows),
+        net.some.weight: Piece.taken(net.some.weight, torch.arange(12).reshape(6, 2)[:, :1]),
+        net.every.weight: Piece.taken(net.every.weight, torch.arange(24).reshape(6, 4)[:, rows]),
+    }
+    after, _ = sliced(before, cut)
+    again, _ = sliced(after, {})
+    assert after.groups.count == before.groups.count - 1
+    assert after.value() == pytest.approx(before.value(), rel=1e-12)
+    assert again.value() == pytest.approx(before.value(), rel=1e-12)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("granularity", ["coupled", "filter", "channel"])
 def test_the_proximal_steps_after_a_cut_are_those_without(granularity: str, optimizer: str):

@@ -21,7 +21,7 @@ faults()
 default = faults()
 kept = keep_freed_memory()
 faults()
-print(default, faults(), kept)
+print(default, min(faults() for _ in range(3)), kept)  # what else the system does only adds
 """
 
 

@@ -132,18 +132,64 @@ def test_training_goes_on_as_without_compactions(
         trainer = make_trainer(config, tmp_path / str(every), double=True)
         learner = ended[every] = trainer.learner
         fit(trainer, 3 * (trainer.steps_per_epoch + 1), lambda learner=learner: kill_second_channels(learner))
-    plain, small = ended[0], ended[2]
-    assert len(small.plans) == 2
-
-    example = torch.zeros(1, 1, size, size, dtype=torch.float64)
+    assert len(ended[2].plans) == 2
     base = make_trainer(config, tmp_path / "base", double=True).learner.model
+    assert_same_end(ended[0], ended[2], base, torch.zeros(1, 1, size, size, dtype=torch.float64))
+    assert_same_log(tmp_path / "0", tmp_path / "2")
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+def test_a_channel_that_momentum_brings_back_stays(tiny: Tiny, tmp_path: Path, optimizer: tuple[str, ...]):
+    """It died in the last step before a compaction, and is alive again after the next."""
+    ended: dict[int, Learner] = {}
+    for every in (0, 1):
+        config = tiny(
+            f"model.name={LENET}", "data.image_size=16", "data.limit=96", "schedule.batch_size=16",
+            "schedule.epochs=3", f"penalty.compact_every={every}", *optimizer, "penalty.strength=1e-5",
+        )  # fmt: skip
+        trainer = make_trainer(config, tmp_path / str(every), double=True)
+        learner = ended[every] = trainer.learner
+        fit(trainer, trainer.steps_per_epoch, lambda learner=learner: kill_second_channels(learner))
+    alive = [sum(line["live_groups"].values()) for line in log_of(tmp_path / "0")]
+    assert alive[0] < alive[1]
+    assert ended[1].plans
+    base = make_trainer(config, tmp_path / "base", double=True).learner.model
+    assert_same_end(ended[0], ended[1], base, torch.zeros(1, 1, 16, 16, dtype=torch.float64))
+    assert_same_log(tmp_path / "0", tmp_path / "1")
+
+
+def test_what_a_penalty_kills_leaves_a_network_with_batchnorm_as_it_would_be(tiny: Tiny, tmp_path: Path):
+    """Channels die by themselves, in every epoch others; what Adam and the running statistics know goes along."""
+    ended: dict[int, Learner] = {}
+    for every in (0, 1):
+        config = tiny(
+            f"model.name={FILE}:stack", "data.limit=160", "schedule.batch_size=16", "schedule.lr_schedule=constant",
+            "schedule.epochs=5", f"penalty.compact_every={every}", *ADAM, "penalty.strength=0.02",
+        )  # fmt: skip
+        trainer = make_trainer(config, tmp_path / str(every), double=True)
+        ended[every] = trainer.learner
+        fit(trainer)
+    shares = [line["dead_share"] for line in log_of(tmp_path / "0")]
+    assert 0.2 < shares[-2] < shares[-1] < 0.9
+    assert len(ended[1].plans) >= 3
+    base = make_trainer(config, tmp_path / "base", double=True).learner.model
+    assert_same_end(ended[0], ended[1], base, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+    assert_same_log(tmp_path / "0", tmp_path / "1")
+
+
+def assert_same_end(plain: Learner, small: Learner, base: torch.nn.Module, example: Tensor) -> None:
+    """Both learners have the same network when dead channels have left; ``base`` has its first shapes."""
     whole = expanded(base, small.model, small.plans, example)
     expected, got = compress.compact(plain.model, (example,)), compress.compact(whole, (example,))
     assert got.plan.parameters == expected.plan.parameters
     weights = got.model.state_dict()
     for name, tensor in expected.model.state_dict().items():
         assert (weights[name] - tensor).abs().max() <= ROUNDING * tensor.abs().max(), name
-    for line, same in zip(log_of(tmp_path / "2"), log_of(tmp_path / "0"), strict=True):
+
+
+def assert_same_log(expected: Path, got: Path) -> None:
+    """Losses and live groups of every epoch."""
+    for line, same in zip(log_of(got), log_of(expected), strict=True):
         assert line["loss"] == pytest.approx(same["loss"], rel=ROUNDING)
         assert line["live_groups"] == same["live_groups"]
         assert line["dead_share"] == pytest.approx(same["dead_share"])

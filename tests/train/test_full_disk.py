@@ -1,8 +1,6 @@
 """A file that cannot be written whole: the old one stays, and the run can be continued."""
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,19 +9,9 @@ from compress.errors import WriteError
 from compress.train.checkpoint import load_checkpoint
 from compress.train.config import Config
 from compress.train.session import train
+from full_disk import files_of
 
 Tiny = Callable[..., Config]
-
-
-@contextmanager
-def files_of(most_bytes: int) -> Iterator[None]:
-    """The system lets no file grow beyond ``most_bytes``; a write across it is cut short, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def names(directory: Path) -> set[str]:
