@@ -17,9 +17,10 @@ from torch import Tensor
 from export import metadata as model_metadata
 from export import passes
 from export.errors import ExportError
-from export.load import default_opset, load
+from export.load import load
 from export.opset import require_known
 from export.proof import FLOAT32, READ, Cases, Graph, compared, count, optimised, precision_of, simplified
+from export.protos import default_opset, groups_of, inputs_of
 from export.verify import (
     DYNAMIC_BATCH_SIZES,
     IMAGE_DIMENSIONS,
@@ -119,8 +120,7 @@ def _readable(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _random_cases(model: onnx.ModelProto, path: Path) -> tuple[list[Case], tuple[str, ...]]:
     """Random batches at the open sizes, with what the file gives; a note on the sizes that it refuses."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    values = [value for value in model.graph.input if value.name not in weights]
+    values = inputs_of(model)
     if not values:
         raise ExportError(f"{path}: takes no input; there is nothing to verify")
     first, *others = _sizes(values, tuple(_example(value, model, path) for value in values))
@@ -189,8 +189,7 @@ def _channels_read(model: onnx.ModelProto, name: str) -> int:
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.input[0] == name and node.input[1] in weights:
-            groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-            return int(weights[node.input[1]].dims[1] * groups)
+            return int(weights[node.input[1]].dims[1]) * groups_of(node)
     return 1
 
 

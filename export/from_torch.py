@@ -176,8 +176,9 @@ def _cases_of_other_sizes(
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     try:
-        with suppress(NotImplementedError):  # modules that came out of torch.export compute as they were traced
-            model.eval()
+        for module in modes:  # each for itself: beside one that came out of torch.export, others must follow
+            with suppress(NotImplementedError):  # it computes as it was traced
+                module.eval()
         yield
     finally:
         for module, training in modes.items():

@@ -1,7 +1,6 @@
 """An ONNX file from anywhere, read whole or refused with the reason."""
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -9,9 +8,8 @@ import onnxruntime
 
 from export.errors import ExportError
 from export.naming import in_order
+from export.protos import default_opset
 from export.sparse import make_dense_
-
-DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -31,18 +29,13 @@ def load(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path}: holds no graph with nodes; is it an ONNX file, and whole?")
     _require_known_opset(model, path)
     _load_weights(model, path)
-    make_dense_(model)
-    model = _in_order(model)
+    _take_in_sparse(model, path)
+    model = _in_order(model, path)
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
         raise ExportError(f"{path}: is refused by the ONNX checker: {_first_line(error)}") from error
     return model
-
-
-def default_opset(model: onnx.ModelProto) -> int:
-    """The version of the default domain."""
-    return max((entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS), default=0)
 
 
 def _content(path: Path) -> bytes:
@@ -88,18 +81,34 @@ def _load_weights(model: onnx.ModelProto, path: Path) -> None:
         raise ExportError(f"{path}: its weights in {', '.join(named)} cannot be read: {_first_line(error)}") from error
 
 
-def _in_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with nodes behind those that they read, as ONNX demands; ONNX Runtime's float16 converter does not.
+def _take_in_sparse(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        for sparse in model.graph.sparse_initializer:
+            onnx.checker.check_sparse_tensor(sparse)
+        make_dense_(model)
+    except Exception as error:  # the checker's own, or no memory for that many zeros
+        raise ExportError(f"{path}: its sparse weights cannot be read: {_first_line(error)}") from error
 
-    Where that is not to be had the checker says why.
-    """
-    made = {value.name for value in (*model.graph.input, *model.graph.initializer)}
-    for node in model.graph.node:
+
+def _in_order(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model with nodes behind those that they read, as ONNX demands; ONNX Runtime's float16 converter does not."""
+    if _is_in_order(model.graph):
+        return model
+    try:
+        return in_order(model, model.ir_version)
+    except Exception as error:  # onnx_ir refuses damaged graphs with errors of many types
+        raise ExportError(
+            f"{path}: its nodes do not stand behind those that they read, and cannot be sorted: {_first_line(error)}"
+        ) from error
+
+
+def _is_in_order(graph: onnx.GraphProto) -> bool:
+    made = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
         if not made.issuperset(name for name in node.input if name):
-            with suppress(Exception):  # onnx_ir refuses damaged graphs with errors of many types
-                return in_order(model, model.ir_version)
+            return False
         made |= set(node.output)
-    return model
+    return True
 
 
 def _first_line(error: Exception) -> str:

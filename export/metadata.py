@@ -15,6 +15,9 @@ import torch
 from export.errors import ExportError
 from export.proof import Graph
 
+RANDOM, REAL = "random batches", "real images"
+"""Values of ``compared_on``, alone or joined."""
+
 OWN_KEYS = (
     "compared_on",
     "max_abs_difference",
@@ -30,10 +33,6 @@ OWN_KEYS = (
     "onnxruntime_version",
     "onnxsim_version",
 )
-
-
-RANDOM, REAL = "random batches", "real images"
-"""Values of ``compared_on``, alone or joined."""
 
 
 def require_valid(entries: Mapping[str, str]) -> None:
@@ -66,7 +65,7 @@ def provenance(graph: Graph) -> dict[str, str]:
     compared = {RANDOM: random} if real is None else {RANDOM: random, REAL: real} if graph.lossless else {REAL: real}
     parities = compared.values()
     agreements = [parity.argmax_agreement for parity in parities if parity.argmax_agreement is not None]
-    entries = {
+    return {
         "compared_on": " and ".join(compared),
         "max_abs_difference": repr(max(parity.max_abs_difference for parity in parities)),
         "max_relative_difference": repr(max(parity.max_relative_difference for parity in parities)),
@@ -76,14 +75,11 @@ def provenance(graph: Graph) -> dict[str, str]:
         "real_batches_checked": str(0 if real is None else real.batches),
         "precision": graph.precision,
         "opset": str(graph.opset),
-        "torch_version": str(torch.__version__),
+        **({"torch_version": str(torch.__version__)} if graph.of_torch else {}),
         "onnx_version": onnx.__version__,
         "onnxruntime_version": onnxruntime.__version__,
         "onnxsim_version": onnxsim.__version__.removeprefix("v") if graph.simplified else "none",
     }
-    if not graph.of_torch:
-        del entries["torch_version"]
-    return entries
 
 
 def given_metadata(entries: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import onnx
 
 from export import passes
 from export.errors import ExportError
+from export.protos import inputs_of
 from export.simplify import simplify
 from export.verify import Case, Parity, verify
 
@@ -134,10 +135,8 @@ class Graph:
 
 
 def _interface(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs; what has a value in the file is a weight."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    stored |= {sparse.values.name for sparse in model.graph.sparse_initializer}
-    return [v.name for v in model.graph.input if v.name not in stored], [v.name for v in model.graph.output]
+    """The names of inputs and outputs."""
+    return [value.name for value in inputs_of(model)], [value.name for value in model.graph.output]
 
 
 def compared(name: str, model: onnx.ModelProto | bytes, cases: Cases, tolerance: float) -> Step:

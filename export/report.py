@@ -117,10 +117,7 @@ def write(
         notes.append(stored.note() if stored else NOT_SPARSE)
     model = type(graph.model)()
     model.CopyFrom(graph.model)
-    entries = {
-        **model_metadata.provenance(graph),
-        **metadata,
-    }
+    entries = {**model_metadata.provenance(graph), **metadata}
     model_metadata.embed(model, entries)
     content = model.SerializeToString()
     made = ort_format(graph, model, path.stem) if ort else None

@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 from onnxruntime.quantization.calibrate import TensorsData
 
 from export.errors import ExportError
+from export.protos import inputs_of
 from export.quiet import quiet
 
 Array = npt.NDArray[Any]
@@ -92,8 +93,7 @@ def require_calibration_set(model: onnx.ModelProto, images: Array) -> str:
         ExportError: There are none, they have another shape or type than the input, or are not finite.
     """
     require_array(images, "calibration images")
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
+    inputs = inputs_of(model)
     if len(inputs) != 1:
         raise ExportError(f"int8 is for networks with one input, this one has {len(inputs)}")
     if len(images) == 0:

@@ -23,9 +23,9 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from export.errors import ExportError
-from export.load import default_opset
 from export.naming import in_order, named
 from export.proof import INT8, Graph
+from export.protos import default_opset, groups_of
 from export.quantise.calibration import measured_ranges, require_array, require_calibration_set
 from export.quiet import quiet
 from export.verify import Case, Parity, outputs_of, verify
@@ -216,14 +216,10 @@ def _candidates(model: onnx.ModelProto) -> list[onnx.NodeProto]:
             # A product of two values, as in attention, is left alone.
             product = node.op_type == "MatMul" and node.input[1] not in weights
             # ONNX Runtime's quantiser gives a bias as many scales as a group has channels, and fails.
-            biased_groups = node.op_type == "ConvTranspose" and len(node.input) > 2 and _groups(node) > 1
+            biased_groups = node.op_type == "ConvTranspose" and len(node.input) > 2 and groups_of(node) > 1
             if node.op_type in LAYERS and node.output[0] in floats and not product and not biased_groups:
                 found.append(node)
     return found
-
-
-def _groups(node: onnx.NodeProto) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _quantised(model: onnx.ModelProto, ranges: TensorsData, chosen: Sequence[str], weight_bits: int) -> onnx.ModelProto:

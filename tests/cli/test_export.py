@@ -4,14 +4,11 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +22,7 @@ from compress.errors import CheckpointError, CompressError, DataError
 from compress.train.recipe import resolve
 from compress.train.rundir import load_data, open_run
 from compress.train.session import train
+from onnx_runs import session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,10 +125,6 @@ def told_by(run, **options):
     return run_metadata(run, asked(Path("m.onnx"), **options), dict.fromkeys(("validation", "test"))) | {
         "precision": "float32"
     }
-
-
-def session(path):
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def test_compact_network_is_written_and_agrees_on_real_images(run_dir, tmp_path, capsys):
@@ -354,13 +348,10 @@ def test_bad_input_is_refused_and_leaves_nothing(run_dir, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line_says_it_in_one_message_with_exit_code_2(tmp_path):
-    command = [sys.executable, "-c", "from compress.cli import main; main()"]
-    arguments = ["export", str(tmp_path / "none"), "--onnx", str(tmp_path / "m.onnx")]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == f"compress: {tmp_path / 'none'}: there is no such file or folder\n"
+def test_command_line_says_it_in_one_message_with_exit_code_2(tmp_path, compress_command):
+    done = compress_command("export", tmp_path / "none", "--onnx", tmp_path / "m.onnx")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"compress: {tmp_path / 'none'}: there is no such file or folder\n"
 
 
 def test_the_runs_own_files_are_not_overwritten(run_dir):

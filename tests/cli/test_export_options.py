@@ -87,7 +87,7 @@ def test_what_would_be_ignored_is_refused(folder, compress_command, source, opti
 
 
 def test_what_holds_anyway_is_no_fault():
-    Options(source="run", onnx=Path("m.onnx"), latency=False, given=frozenset(("latency",)))
+    assert not Options(source="run", onnx=Path("m.onnx"), latency=False, given=frozenset(("latency",))).latency
 
 
 @pytest.mark.parametrize(

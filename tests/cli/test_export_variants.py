@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from rich.console import Console
@@ -17,6 +16,7 @@ from compress.train.recipe import resolve
 from compress.train.rundir import open_run
 from compress.train.session import train
 from export import Fusion
+from onnx_runs import session
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,6 @@ def factory(tmp_path):
         "    return nn.Sequential(conv, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
     )
     return f"{file}:make"
-
-
-def session(path):
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def right_share(path, run, split):

@@ -129,6 +129,13 @@ def test_nodes_out_of_order_are_sorted(file, model):
     assert export.read_graph(file).steps[-1].random.max_relative_difference < 1e-5
 
 
+def test_nodes_in_a_circle_are_refused(file, model):
+    model.graph.node[0].input[0] = model.graph.node[-1].output[0]
+    onnx.save(model, file)
+    with pytest.raises(ExportError, match=r"do not stand behind those that they read, and cannot be sorted: .*cycle"):
+        export.read_graph(file)
+
+
 def test_names_that_are_no_text_are_refused(file):
     file.write_bytes(file.read_bytes().replace(b"dead", b"d\x8fad"))
     with pytest.raises(ExportError, match="cannot read the graph"):
@@ -145,6 +152,21 @@ def test_sparse_weights_are_read(file, model, tmp_path, rng):
     again = export.read_graph(report.path)
     assert again.steps[-1].random.max_relative_difference < 1e-5
     assert not again.model.graph.sparse_initializer
+
+
+@pytest.mark.parametrize(
+    "places, sizes",
+    [([1, 99], [4, 4]), ([-1, 1], [4, 4]), ([[0, 1], [9, 9]], [4, 4]), ([0, 1, 2], [4, 4]), ([0, 1], [10**7, 10**7])],
+)
+def test_sparse_weights_that_are_damaged_are_refused(make_graph, tmp_path, places, sizes):
+    model = make_graph([("MatMul", ["x", "w"], ["y"], {})], x=(1, 4), y=(1, 4))
+    values = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(np.array(places), "places"), sizes)
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ExportError, match=r"m\.onnx: its sparse weights cannot be read: \w+"):
+        export.read_graph(tmp_path / "m.onnx")
 
 
 def test_a_pass_that_changes_the_function_is_left_out(file, monkeypatch):

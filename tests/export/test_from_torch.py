@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import export
+from onnx_runs import session
 
 
 class ConvNet(nn.Module):
@@ -97,10 +98,6 @@ class FixedBatch(ConvNet):
 
 def image(batch_size=1):
     return torch.randn(batch_size, 3, 8, 8, generator=torch.Generator().manual_seed(7))
-
-
-def session(path):
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +235,21 @@ def test_graph_from_torch_export_can_be_exported(tmp_path):
     traced = torch.export.export(ConvNet().eval(), (image(),)).module()
     report = export.to_onnx(traced, (image(),), tmp_path / "m.onnx")
     assert report.random.max_relative_difference < 1e-5
+
+
+def test_layers_beside_a_graph_from_torch_export_are_in_evaluation_mode(tmp_path):
+    """Such a graph refuses ``eval()``, and its neighbours must not stay in training mode for that."""
+    traced = torch.export.export(nn.Linear(4, 4), (torch.zeros(2, 4),)).module()
+    model = nn.Sequential(traced, nn.BatchNorm1d(4)).requires_grad_(False)
+    model[1].running_mean.fill_(3.0)
+    model[1].training = True
+    path, x = tmp_path / "m.onnx", torch.randn(2, 4)
+    export.to_onnx(model, (x,), path)
+    assert model[1].training
+    assert model[1].num_batches_tracked == 0
+    (got,) = session(path).run(None, {"input": x.numpy()})
+    model[1].eval()
+    np.testing.assert_allclose(got, model(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

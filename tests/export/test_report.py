@@ -3,8 +3,6 @@
 import gzip
 import hashlib
 import json
-import resource
-from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -16,6 +14,7 @@ from torch import nn
 import export
 from export.errors import ExportError
 from export.sparse import store_sparse, zeros_of
+from full_disk import files_of
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +25,6 @@ def graph():
         network[3].weight[torch.rand(40, 288) < 0.9] = 0
     real = [(torch.randn(1, 3, 8, 8),)]
     return export.graph_of(network, (torch.zeros(1, 3, 8, 8),), export.Interface(), extra_inputs=real)
-
-
-@contextmanager
-def files_of(most_bytes):
-    """The system lets no file grow beyond so many bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_document_holds_the_whole_verification(graph, tmp_path):

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from compress.cli.export.options import INT8
-from compress.cli.tables import pairs_table
+from compress.cli.tables import pairs_table, percent
 
 if TYPE_CHECKING:
     from compress.cli.export.options import Options
@@ -62,14 +62,10 @@ def variant_table(variant: Variant, report: ExportReport) -> Table:
     for (name, accuracy, size, packed), side, ratio in zip(rows, sides, ratios, strict=True):
         table.add_row(
             name,
-            *(_percent(accuracy[split]) for split in ("validation", "test")),
+            *(percent(accuracy[split]) for split in ("validation", "test")),
             f"{size:,}",
             f"{packed:,}",
             "-" if side is None else f"{side.latency.p50_ms:.4f} ms",
             ratio,
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"
