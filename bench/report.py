@@ -1,7 +1,7 @@
 """What a measurement found, with everything needed to judge it; the JSON is described in docs/bench-report.md."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from bench import codec
 from bench.errors import BenchError
@@ -419,6 +419,27 @@ class InstructionsReport(Report):
 
 
 AnyReport = LatencyReport | MemoryReport | ProfileReport | InstructionsReport
+
+T = TypeVar("T", covariant=True)
+
+
+class Compared(Protocol[T]):
+    """What holds something of a model, and the same of its baseline where there is one."""
+
+    @property
+    def model(self) -> T:
+        """Of the model."""
+
+    @property
+    def baseline(self) -> T | None:
+        """Of the baseline."""
+
+
+def results_of(report: Compared[T]) -> list[tuple[str, T]]:
+    """Of the model, and of the baseline where there is one, each with its name."""
+    both = (("model", report.model), ("baseline", report.baseline))
+    return [(kind, result) for kind, result in both if result is not None]
+
 
 REPORTS: dict[str, type[AnyReport]] = {
     "latency": LatencyReport,

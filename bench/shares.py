@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from bench.stats import CONFIDENCE
 
@@ -21,8 +21,8 @@ MOST_FRAMES = 1_000_000  # nobody feeds more: eight hours and more at 33 ms
 def clopper_pearson(share: float, count: float) -> tuple[float, float]:
     """The interval of a share that was found in `count` independent trials, which need be no whole number."""
     hits, tail = share * count, (1 - CONFIDENCE) / 2
-    low = stats.beta.ppf(tail, hits, count - hits + 1) if share > 0 else 0.0
-    high = stats.beta.ppf(1 - tail, hits + 1, count - hits) if share < 1 else 1.0
+    low = scipy.stats.beta.ppf(tail, hits, count - hits + 1) if share > 0 else 0.0
+    high = scipy.stats.beta.ppf(1 - tail, hits + 1, count - hits) if share < 1 else 1.0
     return float(low), float(high)
 
 
@@ -37,9 +37,14 @@ def effective_count(runs: Sequence[Sequence[bool]]) -> float:
     return float(np.clip(len(every) * (1 - correlation) / (1 + correlation), len(runs), len(every)))
 
 
+def share_of(runs: Sequence[Sequence[bool]]) -> float:
+    """The share of True in the runs of several processes."""
+    return sum(map(sum, runs)) / sum(map(len, runs))
+
+
 def share_interval(runs: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """95 % interval of the share of True in the runs of several processes."""
-    return clopper_pearson(_share(runs), effective_count(runs))
+    """Its 95 % interval."""
+    return clopper_pearson(share_of(runs), effective_count(runs))
 
 
 def count_to_tell(runs: Sequence[Sequence[bool]], limit: float) -> int | None:
@@ -47,7 +52,7 @@ def count_to_tell(runs: Sequence[Sequence[bool]], limit: float) -> int | None:
 
     None where no number up to `MOST_FRAMES` would.
     """
-    share = _share(runs)
+    share = share_of(runs)
     independent = effective_count(runs) / sum(map(len, runs))
 
     def told(count: int) -> bool:
@@ -57,7 +62,3 @@ def count_to_tell(runs: Sequence[Sequence[bool]], limit: float) -> int | None:
     counts = range(1, MOST_FRAMES + 1)
     place = bisect_left(counts, True, key=told)
     return counts[place] if place < len(counts) else None
-
-
-def _share(runs: Sequence[Sequence[bool]]) -> float:
-    return sum(map(sum, runs)) / sum(map(len, runs))

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from bench.measure.throughput import throughput
 from bench.report import (
     AnyReport,
     BatchTimes,
+    Compared,
     InstructionsReport,
     InstructionsResult,
     Latency,
@@ -35,6 +36,8 @@ from bench.report import (
     ProfileResult,
 )
 from bench.stats import Ratio, ratio_of_medians
+
+T = TypeVar("T")
 
 ROUNDING = 1e-9  # relative: sums of the same numbers in another order
 # A bootstrap of other resamples: numpy does not promise the same random numbers for ever. As a share of the interval.
@@ -120,28 +123,29 @@ def _shown(value: Any) -> str:
 # The report as its own samples give it --------------------------------------------------------------------------------
 
 
+def _both(report: Compared[T], again: Callable[[T], T]) -> tuple[T, T | None]:
+    return again(report.model), None if report.baseline is None else again(report.baseline)
+
+
 def _latency_again(report: LatencyReport) -> LatencyReport:
     def again(result: LatencyResult) -> LatencyResult:
         return replace(result, latency=latency_figures(result.latency.runs))
 
+    model, baseline = _both(report, again)
     ratio = None
-    if report.baseline is not None:
-        pair = report.model, report.baseline
-        ratio = ratio_of_medians(*([run.samples_ns for run in result.latency.runs] for result in pair))
+    if baseline is not None:
+        ratio = ratio_of_medians(*([run.samples_ns for run in each.latency.runs] for each in (model, baseline)))
     realtime = report.realtime
     if realtime is not None:
-        fed = realtime.baseline
-        realtime = replace(
-            realtime,
-            model=frames(realtime.model.runs, realtime.deadline_ms),
-            baseline=None if fed is None else frames(fed.runs, realtime.deadline_ms),
-        )
+        deadline_ms = realtime.deadline_ms
+        ours, theirs = _both(realtime, lambda fed: frames(fed.runs, deadline_ms))
+        realtime = replace(realtime, model=ours, baseline=theirs)
     return replace(
         report,
-        model=again(report.model),
-        baseline=None if report.baseline is None else again(report.baseline),
+        model=model,
+        baseline=baseline,
         ratio=ratio,
-        verdict=None if report.ratio is None else report.ratio.verdict,
+        verdict=None if report.ratio is None else report.ratio.verdict,  # of the ends as they were drawn then
         throughput=tuple(
             throughput(row.batch, row.model.runs, None if row.baseline is None else row.baseline.runs)
             for row in report.throughput
@@ -154,7 +158,7 @@ def _memory_again(report: MemoryReport) -> MemoryReport:
     def again(result: MemoryResult) -> MemoryResult:
         return replace(result, memory=memory_figures(result.memory.runs))
 
-    model, baseline = again(report.model), None if report.baseline is None else again(report.baseline)
+    model, baseline = _both(report, again)
     return replace(
         report,
         model=model,
@@ -167,7 +171,7 @@ def _instructions_again(report: InstructionsReport) -> InstructionsReport:
     def again(result: InstructionsResult) -> InstructionsResult:
         return replace(result, instructions=instruction_figures(result.instructions.runs))
 
-    model, baseline = again(report.model), None if report.baseline is None else again(report.baseline)
+    model, baseline = _both(report, again)
     ratio = None if baseline is None else instruction_ratio(model, baseline)
     return replace(report, model=model, baseline=baseline, ratio=ratio)
 
@@ -194,9 +198,8 @@ def _profile_again(report: ProfileReport) -> ProfileReport:
         )
         return replace(result, profile=figures)
 
-    return replace(
-        report, model=again(report.model), baseline=None if report.baseline is None else again(report.baseline)
-    )
+    model, baseline = _both(report, again)
+    return replace(report, model=model, baseline=baseline)
 
 
 AGAIN: dict[type, Callable[[Any], AnyReport]] = {

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy  # its stats are loaded where they are first used: a second that most commands need not wait for
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 
@@ -52,8 +52,8 @@ class Ratio:
 
 def expanded_tail(runs: int) -> float:
     """Share of resamples to leave out at each end, for `runs` units."""
-    t = stats.t.ppf((1 + CONFIDENCE) / 2, runs - 1)
-    return float(stats.norm.cdf(-np.sqrt(runs / (runs - 1)) * t))
+    t = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, runs - 1)
+    return float(scipy.stats.norm.cdf(-np.sqrt(runs / (runs - 1)) * t))
 
 
 @cache
@@ -97,7 +97,7 @@ def ratio_of_sessions(model: Sequence[float], baseline: Sequence[float]) -> Rati
     if np.ptp(logs[0]) == 0 and np.ptp(logs[1]) == 0:
         low = high = difference
     else:
-        found = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
+        found = scipy.stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
         low, high = float(found.low), float(found.high)
     return Ratio(value=float(np.exp(difference)), low=float(np.exp(low)), high=float(np.exp(high)))
 

@@ -10,7 +10,7 @@ from bench.cli import console, options
 from bench.errors import BenchError
 from bench.measure.latency import latency
 from bench.measure.realtime import Deadline, missed_frames
-from bench.report import BatchTimes, LatencyReport, LatencyResult, Realtime
+from bench.report import BatchTimes, LatencyReport, LatencyResult, Realtime, results_of
 from bench.shares import share_interval
 from bench.stats import FAR_OUT, MIN_RUNS, Ratio
 
@@ -134,14 +134,12 @@ def outlier_line(report: LatencyReport) -> str:
 
 def cold_line(report: LatencyReport) -> str:
     """The cold start, apart from the steady state."""
-    parts = []
-    for name, result in (("model", report.model), ("baseline", report.baseline)):
-        if result is not None:
-            times = result.latency
-            parts.append(
-                f"{name} {times.load_ms:.4g} ms to load and {times.first_inference_ms:.4g} ms for the first inference, "
-                f"median of {times.cold_starts} processes"
-            )
+    found = [(name, result.latency) for name, result in results_of(report)]
+    parts = [
+        f"{name} {times.load_ms:.4g} ms to load and {times.first_inference_ms:.4g} ms for the first inference, "
+        f"median of {times.cold_starts} processes"
+        for name, times in found
+    ]
     return f"cold start, the file in the page cache: {'; '.join(parts)}"
 
 

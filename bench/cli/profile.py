@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.cli import console, options
 from bench.measure.profile import profile
-from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult
+from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult, results_of
 
 
 def profile_command(
@@ -53,9 +53,8 @@ def profile_command(
     out = console.stdout()
     out.print(operator_table(report))
     out.print(node_table(report, top))
-    for name, result in (("model", report.model), ("baseline", report.baseline)):
-        if result is not None:
-            out.print(total_line(name, result), markup=False, highlight=False)
+    for name, result in results_of(report):
+        out.print(total_line(name, result), markup=False, highlight=False)
     console.print_notes(report, report.model.inputs)
 
 

@@ -16,7 +16,7 @@ from bench.measure.realtime import Deadline
 from bench.measure.runs import Advise, Progress
 from bench.onnx_file import OnnxFile, describe, metadata
 from bench.protocol import CPU_PROVIDER
-from bench.report import InstructionsReport, LatencyReport, MemoryReport
+from bench.report import InstructionsReport, LatencyReport, MemoryReport, results_of
 from bench.targets import is_emulated
 
 T = TypeVar("T")
@@ -212,8 +212,7 @@ def measure_instructions(job: Job) -> InstructionsReport:
 
 def _of_known_sizes(report: R) -> R | Failed:
     """The report, unless sizes of the inputs were taken for 1: figures of pictures of one pixel hold no budget."""
-    results = [result for result in (report.model, report.baseline) if result is not None]
-    for result in results:
+    for _, result in results_of(report):
         for value in result.inputs:
             if value.assumed:
                 return Failed(

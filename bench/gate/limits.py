@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from bench.errors import BenchError
 from bench.gate.evidence import Evidence, Facts, Failed
-from bench.measure.latency import NS_PER_MS
 from bench.measure.realtime import longest_run, missed_frames
 from bench.protocol import LatencySamples
 from bench.report import Latency, LatencyReport, MemoryResult
-from bench.shares import MOST_FRAMES, count_to_tell, share_interval
+from bench.shares import MOST_FRAMES, count_to_tell, share_interval, share_of
 from bench.stats import quantile_interval
+from bench.units import NS_PER_MS
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ def missed_share(evidence: Evidence) -> Figure:
     """The share of missed frames, with its interval."""
     runs = missed(evidence)
     low, high = share_interval(runs)
-    return Figure(value=sum(map(sum, runs)) / sum(map(len, runs)), low=low, high=high, range_of=INTERVAL)
+    return Figure(value=share_of(runs), low=low, high=high, range_of=INTERVAL)
 
 
 def frames_to_tell(evidence: Evidence, limit: float) -> str:

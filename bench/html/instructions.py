@@ -1,7 +1,7 @@
 """Instructions on the page: a bar for each model, with the difference of the outputs from this machine's."""
 
 from bench.html.parts import Bar, Panel, Part, Tile, percent
-from bench.report import InstructionsReport, InstructionsResult
+from bench.report import InstructionsReport, InstructionsResult, results_of
 
 
 def instructions_content(report: InstructionsReport) -> tuple[list[Tile], list[Panel]]:
@@ -21,8 +21,7 @@ def instructions_content(report: InstructionsReport) -> tuple[list[Tile], list[P
     ]
     if report.ratio is not None:
         tiles.insert(1, Tile(label="instructions over the baseline's", value=f"{report.ratio:.3f}"))
-    found = [("model", report.model), ("baseline", report.baseline)]
-    results = [(kind, result) for kind, result in found if result is not None]
+    results = results_of(report)
     full = max(result.instructions.high for _, result in results)
     panel = Panel(
         kind="bars",

@@ -6,11 +6,11 @@ import numpy as np
 
 from bench.html import plots
 from bench.html.parts import Bar, Panel, Part, Tile, figure, percent, percents
-from bench.measure.latency import NS_PER_MS
 from bench.measure.realtime import missed_frames
-from bench.report import Frames, LatencyReport, LatencyResult, Realtime, Throughput
+from bench.report import Frames, LatencyReport, LatencyResult, Realtime, Throughput, results_of
 from bench.shares import share_interval
 from bench.stats import FAR_OUT
+from bench.units import NS_PER_MS
 
 FRAMES_IN_STRIP = 600  # a line each
 DEADLINES_SHOWN = 4.0  # height of the frames' plot: beyond, late is late
@@ -28,7 +28,7 @@ def latency_content(report: LatencyReport) -> tuple[list[Tile], list[Panel]]:
         Tile(label="p95", value=f"{figure(times.p95_ms)} ms"),
         Tile(label="p99", value=f"{figure(times.p99_ms)} ms", note=f"of {times.samples:,} samples"),
     ]
-    results = _results(report)
+    results = results_of(report)
     panels = [_ridges(results), _processes(report)]
     if report.ratio is not None:
         ratio = report.ratio
@@ -48,11 +48,6 @@ def latency_content(report: LatencyReport) -> tuple[list[Tile], list[Panel]]:
         tiles.append(_missed(report.realtime))
         panels.append(_frames(report.realtime))
     return tiles, panels
-
-
-def _results(report: LatencyReport) -> list[tuple[str, LatencyResult]]:
-    found = [("model", report.model), ("baseline", report.baseline)]
-    return [(kind, result) for kind, result in found if result is not None]
 
 
 def _milliseconds(result: LatencyResult) -> list[float]:
@@ -88,7 +83,7 @@ def _ridges(results: Sequence[tuple[str, LatencyResult]]) -> Panel:
 
 
 def _processes(report: LatencyReport) -> Panel:
-    medians = [[float(np.median(run.samples_ns)) / NS_PER_MS for run in r.latency.runs] for _, r in _results(report)]
+    medians = [[float(np.median(run.samples_ns)) / NS_PER_MS for run in r.latency.runs] for _, r in results_of(report)]
     if report.ratio is None:
         times = report.model.latency
         interval = (times.p50_low_ms, times.p50_ms, times.p50_high_ms)

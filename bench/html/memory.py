@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from bench.html.parts import KIB, MIB, Bar, Panel, Part, Tile, percent, percents
-from bench.report import MemoryReport, MemoryResult
+from bench.report import MemoryReport, MemoryResult, results_of
 
 
 def memory_content(report: MemoryReport) -> tuple[list[Tile], list[Panel]]:
     """Resident memory in layers, and what the graph alone needs."""
-    found = [("model", report.model), ("baseline", report.baseline)]
-    results = [(kind, result) for kind, result in found if result is not None]
+    results = results_of(report)
     figures, file = report.model.memory, report.model.file
     ratios = report.ratios
     tiles = [

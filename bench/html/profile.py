@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.html.parts import Bar, Panel, Part, Tile, figure, percent
-from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult
+from bench.report import NodeProfile, OperatorProfile, ProfileReport, ProfileResult, results_of
 
 SHOWN_NODES = 24  # of a profile; the others are one bar
 SHOWN_OPERATORS = 7  # colours that can be told apart; the others are one part
@@ -11,8 +11,7 @@ SHOWN_OPERATORS = 7  # colours that can be told apart; the others are one part
 
 def profile_content(report: ProfileReport) -> tuple[list[Tile], list[Panel]]:
     """Operators and nodes by time, the baseline's beside the model's."""
-    found = [("model", report.model), ("baseline", report.baseline)]
-    results = [(kind, result) for kind, result in found if result is not None]
+    results = results_of(report)
     profile = report.model.profile
     hottest = max(profile.nodes, key=lambda node: node.share, default=None)
     tiles = [

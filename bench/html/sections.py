@@ -22,9 +22,11 @@ from bench.report import (
     MemoryResult,
     ProfileReport,
     ProfileResult,
+    results_of,
 )
 
 Content = tuple[list[Tile], list[Panel]]
+Measured = LatencyResult | MemoryResult | ProfileResult | InstructionsResult | OnnxFile
 
 _CONTENT: dict[type[Any], Callable[[Any], Content]] = {
     LatencyReport: latency_content,
@@ -71,12 +73,12 @@ def section(document: Document, number: int) -> Section:
 
 def _models(report: AnyReport | GateReport) -> tuple[tuple[str, str, str], ...]:
     """Kind, file name and beginning of the hash of model and baseline."""
-    found = (("model", report.model), ("baseline", report.baseline))
-    files = [(kind, _file(result)) for kind, result in found if result is not None]
+    results: list[tuple[str, Measured]] = results_of(report)
+    files = [(kind, _file(result)) for kind, result in results]
     return tuple((kind, file.file_name, file.sha256[:12]) for kind, file in files)
 
 
-def _file(result: LatencyResult | MemoryResult | ProfileResult | InstructionsResult | OnnxFile) -> OnnxFile:
+def _file(result: Measured) -> OnnxFile:
     return result if isinstance(result, OnnxFile) else result.file
 
 

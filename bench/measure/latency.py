@@ -29,8 +29,8 @@ from bench.protocol import CPU_PROVIDER, Answer, Host, LatencySamples, MeasuredM
 from bench.report import Latency, LatencyReport, LatencyResult, Realtime, Settings
 from bench.stats import MIN_RUNS, Ratio, far_out, median_interval, ratio_of_medians
 from bench.targets import caveats
+from bench.units import NS_PER_MS
 
-NS_PER_MS = 1e6
 # Half the width of an interval from which a figure is called noisy: differences that people act on are about this size.
 NOISY_HALF_WIDTH = 0.05
 MAX_ADVISED_RUNS = 100  # beyond, a quieter machine is the better advice

@@ -24,9 +24,8 @@ from bench.protocol import CPU_PROVIDER, MeasuredModel, NodeTimes, ProfileSample
 from bench.report import NodeProfile, OperatorProfile, Profile, ProfileReport, ProfileResult, Settings
 from bench.stats import interquartile_mean
 from bench.targets import caveats
+from bench.units import NS_PER_MS, US_PER_MS
 
-NS_PER_MS = 1e6
-US_PER_MS = 1e3
 TOKEN = re.compile(r"_token_\d+$")  # what ONNX Runtime appends to names that it would use twice
 ADDED_VALUE = re.compile(r"reorder(_token_\d+)?$")  # between nodes in blocked layout
 # Operators into which ONNX Runtime fuses an activation, a sum or a transposition -> what they are without it.

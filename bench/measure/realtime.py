@@ -15,8 +15,9 @@ import numpy as np
 from bench.errors import BenchError
 from bench.protocol import MeasuredModel, PeriodicSamples, Request
 from bench.report import Frames, Realtime
+from bench.shares import share_of
+from bench.units import NS_PER_MS
 
-NS_PER_MS = 1e6
 LONGEST_MS = 1e6
 PROCESSES = 3  # for each model: misses in a row need long runs, and one process alone may be lucky with its memory
 
@@ -98,7 +99,7 @@ def frames(runs: Sequence[PeriodicSamples], deadline_ms: float) -> Frames:
         frames=count,
         missed=sum(map(sum, missed)),
         dropped=count - len(responses),
-        missed_share=sum(map(sum, missed)) / count,
+        missed_share=share_of(missed),
         longest_run=max(longest_run(run) for run in missed),
         response_p50_ms=float(p50),
         response_p99_ms=float(p99),

@@ -7,9 +7,7 @@ import numpy as np
 from bench.protocol import LatencySamples
 from bench.report import BatchTimes, Throughput
 from bench.stats import mean_interval, ratio_of_medians
-
-NS_PER_S = 1e9
-NS_PER_MS = 1e6
+from bench.units import NS_PER_MS, NS_PER_S
 
 
 def throughput(
