@@ -1,23 +1,9 @@
-"""A network from its layers and a function; tests have no package to import from, so it comes as a fixture."""
-
-from collections.abc import Callable
+"""Networks of the graph tests begin at the same seed."""
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-
-class Net(nn.Module):
-    """A network from a function ``(net, *inputs) -> y`` and its layers."""
-
-    def __init__(self, run: Callable[..., Tensor], **layers: nn.Module):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.run(self, *inputs)
+from small_networks import Net
 
 
 @pytest.fixture

@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from compress.graph.constants import absorbing_product, by_group, contract, normalise
+from small_networks import f64
 
 NAN = float("nan")
-
-
-def f64(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def same(got, expected):

@@ -1,4 +1,4 @@
-"""Small networks with random weights, as fixtures that are functions: tests have no package to import from."""
+"""Small networks with random weights, as fixtures that are functions."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Helpers of the surgery tests, as fixtures that are functions: tests have no package to import from."""
+"""Helpers of the surgery tests, as fixtures that are functions; those that need no fixture are in tests/helpers."""
 
 import importlib
 from collections.abc import Callable
@@ -12,22 +12,10 @@ from compress.errors import VerificationError
 from compress.graph import channel_graph
 from compress.surgery import CompactResult, compact
 from compress.surgery.verify import certify
+from small_networks import Net
 
 EXACT = 1e-10  # relative, float64: rounding is 1e-16, a real mistake 1e-2
 CONV_OR_LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear)
-
-
-class Net(nn.Module):
-    """A network from its layers and a function ``(net, x) -> y``; any other attribute may be added afterwards."""
-
-    def __init__(self, run: Callable[..., Tensor], **layers: nn.Module):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def _randomise_(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import nn
 
 from compress.graph import channel_graph
 from compress.surgery import compact
+from small_networks import conv, width
 
 SIZES = ((7, 8), (10, 9))  # either parity, height and width unlike
 LIVE = [0, 2, 3, 5]
@@ -24,14 +25,6 @@ def images(count=2, channels=3, seed=0):
     """One batch of each size."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(count, channels, *size, dtype=torch.float64, generator=generator) for size in SIZES]
-
-
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def reads_constants(net, randomise_, kill_, run, constants, **layers):

@@ -16,6 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from compress.errors import ModelError
 from compress.surgery.onnx_compact import OnnxResult, compact_onnx
+from onnx_runs import ints
 
 Node = tuple[str, list[str], list[str], dict[str, Any]]
 
@@ -250,10 +251,6 @@ def chain(build: Build, middle: Sequence[Node], reads: int, opset: int = 18, **s
     nodes += [("Conv", ["m", "w2"], ["y"], PADDED)]
     first = without(floats(0, 8, 3, 3, 3), 1, 2, 4)
     return build(nodes, {"w1": first, "w2": floats(2, 3, reads, 3, 3), **stored}, opset=opset)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
 
 
 MIDDLES: dict[str, tuple[list[Node], int, dict[str, np.ndarray]]] = {

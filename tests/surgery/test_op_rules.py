@@ -7,13 +7,10 @@ from torch import nn
 
 from compress.graph import channel_graph
 from compress.surgery import compact
+from small_networks import pooled
 
 X = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 OTHER = torch.randn(2, 3, 11, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def pooled(m, y):
-    return m.head(y.mean((2, 3)))
 
 
 def gated(m, x):

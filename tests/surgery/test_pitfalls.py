@@ -23,14 +23,11 @@ from compress.graph.aten.trace import base_name, trace
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL, LabelBook
 from compress.surgery import compact, load, save_weights
+from small_networks import conv, width
 
 GENERATOR = torch.Generator().manual_seed(0)
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64, generator=GENERATOR) for size in (11, 16))
 DEAD = [1, 5]
-
-
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
 
 
 def pooled(m, y):
@@ -39,10 +36,6 @@ def pooled(m, y):
 
 def plain(m, x):
     return pooled(m, m.b(F.relu(m.a(x))))
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def network(net, randomise_, run=plain, **layers):

@@ -12,6 +12,7 @@ from torch import nn
 from compress.errors import CompressError, ModelError, VerificationError
 from compress.graph import channel_graph
 from compress.surgery import compact
+from small_networks import f64, width
 
 GENERATOR = torch.Generator().manual_seed(0)
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64, generator=GENERATOR) for size in (8, 13))
@@ -21,10 +22,6 @@ NAN = float("nan")
 
 def conv(inputs, outputs, kernel=1, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def reader(net, randomise_, kill_, op, *, read=4, alive=(ALIVE,), b=None, **layers):
@@ -80,10 +77,6 @@ def check_claims(model):
         if constant == constant:  # no NaN
             assert not bool(((found - constant * image).abs() > 1e-12 * (1 + abs(constant))).any())
     return claims
-
-
-def f64(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 # --- NaN stands for unknown: what loses it must not be executed ------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import nn
 from compress.errors import ModelError
 from compress.graph import channel_graph
 from compress.surgery import compact
+from small_networks import width
 
 SMALL, LARGE = (
     torch.randn(n, 3, size, size + 2, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
@@ -23,10 +24,6 @@ LEAVE, STAY = 6, 8  # what is left of the 8 channels
 
 def conv(inputs, outputs, kernel=1, **options):
     return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def through(net, randomise_, kill_, op, *, read=8, dead=DEAD, value=0.0, **layers):

@@ -10,22 +10,15 @@ from torch import nn
 from compress.errors import ConfigError, ModelError
 from compress.graph import channel_graph
 from compress.surgery import compact, load, save_weights
+from small_networks import conv, width
 
 GENERATOR = torch.Generator().manual_seed(0)
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64, generator=GENERATOR) for size in (11, 16))
 DEAD = [1, 5]
 
 
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
 def pooled(m, y):
     return m.head(F.relu(y).mean((2, 3)))
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def network(net, randomise_, run, **layers):

@@ -10,16 +10,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from compress.errors import ConstantOutputError, ModelError, VerificationError
 from compress.surgery import compact
+from small_networks import conv, pooled
 
 X, Y = (torch.randn(2, 3, size, size, dtype=torch.float64) for size in (12, 17))
-
-
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def pooled(m, y):
-    return m.head(y.mean((2, 3)))
 
 
 def kept_with(result, layer):

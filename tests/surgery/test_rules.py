@@ -6,16 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress.surgery.layers import ConstantLayer
+from small_networks import conv, pooled, width
 
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64) for size in (11, 16))
-
-
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def pooled(m, y):
-    return m.head(y.mean((2, 3)))
 
 
 def brightness(x):
@@ -31,10 +24,6 @@ def two_layers(net, randomise_, second, *, between=F.relu, bias=True, **layers):
         **{"b": conv(6, 5, bias=bias), "head": nn.Linear(5, 2), **layers},
     )
     return randomise_(model)
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def test_a_zero_channel_is_cut_and_nothing_is_folded(net, randomise_, kill_, compact_exactly):

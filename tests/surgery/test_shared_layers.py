@@ -4,19 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from small_networks import conv, pooled, width
+
 SMALL, LARGE = (torch.randn(2, 3, size, size + 1, dtype=torch.float64) for size in (11, 16))
-
-
-def conv(inputs, outputs, kernel=3, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-def pooled(m, y):
-    return m.head(y.mean((2, 3)))
-
-
-def width(result, layer):
-    return result.report.layers[layer].after
 
 
 def test_a_shared_layer_folds_where_both_uses_see_the_same(net, randomise_, kill_, compact_exactly):

@@ -12,16 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.graph.onnx import OnnxNetwork, fold_constants
 from compress.graph.onnx.layers import LAYERS
 from compress.graph.onnx.ops import OPS
+from onnx_runs import ints
 
 RNG = np.random.default_rng(0)
 
 
 def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
 
 
 IMAGE = floats(2, 8, 6, 5)
