@@ -9,8 +9,8 @@ export COMPRESS_TEST_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
-        gate-load plots overhead throughput compact-every surgery-speed export-table penalties-mnist lenet5-mnist-weights \
-        arm64-instructions arm64-lock harness-honesty
+        gate-load plots overhead throughput compact-every compact-every-seeds surgery-speed export-table penalties-mnist \
+        lenet5-mnist-weights arm64-instructions arm64-lock harness-honesty
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -79,10 +79,14 @@ export-table: setup ## LeNet-5 and ResNet-20 dense, compact and in 8 bits, ten m
 	$(BIN)/python experiments/export_table.py --data-dir $(DATA) --cifar-dir $(RUNS)/cifar10-jpeg \
 	    --out $(RUNS)/export-table --markdown docs/results/export-table.md
 
-compact-every: setup ## VGG-16 on CIFAR-10 (JPEG) with and without compaction in training, half an hour; writes docs/results/
+compact-every: setup ## VGG-16 on CIFAR-10 (JPEG) with and without compaction in training; writes docs/results/
 	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
 	$(BIN)/python experiments/compact_every.py --cifar-dir $(RUNS)/cifar10-jpeg --scratch $(RUNS)/compact-every \
 	    --markdown docs/results/compact-every.md
+
+compact-every-seeds: setup ## a narrow VGG-16 with and without compaction in training, five seeds; writes docs/results/
+	$(BIN)/python experiments/compact_every_seeds.py --data-dir $(DATA) --scratch $(RUNS)/compact-every-seeds \
+	    --markdown docs/results/compact-every-seeds.md
 
 surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet machine; writes docs/results/
 	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md

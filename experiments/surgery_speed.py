@@ -30,7 +30,7 @@ from export import to_onnx
 
 BENCH = Path(sys.executable).parent / "bench"
 LATENCY = ("resnet18", "mobilenet_v2", "vgg11_bn")
-STAGES = ("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16")
+STAGES = ("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
 GROWTH = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
 
 
@@ -145,7 +145,7 @@ REPORTS = {
         {"Latency": latency_rows},
     ),
     "seconds": Report(
-        "Seconds from model to compact model, by stage, at 224x224. The type check exports the compact network again.",
+        "Seconds from model to compact model, by stage, at 224x224. The type check captures the compact network again.",
         ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
         {"Networks": lambda _: stage_rows(STAGES), "Growth with depth": lambda _: stage_rows(GROWTH)},
     ),
