@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+from bench.processes import SIGNALS
+
 FROM_SIGNAL = 128  # the shell's exit code is this and the signal's number; 1 would say that a model is over budget
 
 

@@ -7,10 +7,10 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from bench.processes import started
 
 CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 28  # four times what the agent takes from a worker: JSON writes some characters as six
@@ -25,40 +25,39 @@ class SlowError(Exception):
     """There was no reply in time."""
 
 
+@contextmanager
+def opened(command: Sequence[str], token: str) -> Iterator["Channel"]:
+    """A process that takes orders, whose replies begin with `token`; it is killed when the block ends.
+
+    Raises:
+        OSError: There is no such program.
+    """
+    with started(command) as process:
+        yield Channel(process, token)
+
+
 class Channel:
-    """A running process that takes orders; it is killed when the ``with`` block ends.
+    """A running process that takes orders.
 
     Attributes:
         noise: The end of what it printed to stdout besides replies.
         stderr: The end of what it printed there.
     """
 
-    def __init__(self, command: Sequence[str], token: str) -> None:
-        """Start the process, whose replies begin with `token`; raises OSError if there is no such program."""
+    def __init__(self, process: "subprocess.Popen[bytes]", token: str) -> None:
+        """Replies begin with `token`."""
         self.noise = bytearray()
         self.stderr = bytearray()
         self._start = token.encode() + b" "
         self._replies: list[bytes] = []
         self._line = bytearray()  # not yet ended
-        pipe = subprocess.PIPE
-        self._process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
+        self._process = process
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         self._in, self._out, self._err = process.stdin, process.stdout, process.stderr
         self._sources = [self._out, self._err]
         os.set_blocking(self._in.fileno(), False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._in, self._out, self._err):
-            stream.close()
 
     def send(self, data: bytes, deadline: float) -> None:
         """Write `data`, as far as the process takes it: if it does not, its last reply will tell why.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.processes import finished
 from bench.protocol import Answer, Host, Request
 
 WORKER = Path(__file__).resolve().parent.parent / "worker.py"
@@ -53,16 +54,8 @@ def ask(
     """
     limit_s = request.limit_seconds + startup_s
     try:
-        done = subprocess.run(
-            command,
-            input=request.to_json(),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            env=worker_environment() if environment is None else environment,
-            timeout=limit_s,
-            check=False,
-        )
+        own = worker_environment() if environment is None else environment
+        done = finished(command, request.to_json(), limit_s, own)
     except subprocess.TimeoutExpired as error:
         raise too_late(limit_s) from error
     except OSError as error:

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.onnx_file import external_files
 from bench.protocol import Answer, Request
 from bench.targets import launch
-from bench.targets.channel import Channel, LostError, SlowError
+from bench.targets.channel import Channel, LostError, SlowError, opened
 from bench.targets.link import Link
 from bench.targets.local import STARTUP_ALLOWANCE_S
 
@@ -60,11 +60,11 @@ class RemoteTarget:
         # The folder in which the login begins, an empty entry of sys.path, must not shadow modules.
         load = f"import sys; sys.path = [p for p in sys.path if p]; exec(sys.stdin.buffer.read({len(agent)}))"
         command = self.link.command(f'{load}; serve("{token}", {PATIENCE_S})')
-        try:
-            channel = Channel(command, token)
-        except OSError as error:
-            raise BenchError(f"cannot start {command[0]}: {error.strerror}; install {self.link.program}") from error
-        with channel:
+        with ExitStack() as stack:
+            try:
+                channel = stack.enter_context(opened(command, token))
+            except OSError as error:
+                raise BenchError(f"cannot start {command[0]}: {error.strerror}; install {self.link.program}") from error
             session = RemoteSession(self.link, channel, time.monotonic() + limit_s, self.startup_s)
             try:
                 session.open(agent, self.worker, self.connect_s)

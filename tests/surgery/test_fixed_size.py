@@ -178,7 +178,7 @@ def eager_alone(m, x):
 
 def test_what_torch_export_refuses_keeps_its_class(net, randomise_, kill_):
     """A graph is written from ``torch.export``'s, also of a network that can be captured without it."""
-    model, x = network(net, randomise_, kill_, eager_alone), torch.randn(1, 3, 33, 31)
+    model, x = network(net, randomise_, kill_, eager_alone), torch.randn(1, 3, 33, 31, dtype=torch.float64)
     with pytest.raises(ModelError, match=r"could not be captured by torch\.export .*: not for export"):
         compact(model, (x,), prefer="graph")
     assert compact(model, (x,), prefer="smallest").plan.form == "class"

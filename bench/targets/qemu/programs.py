@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from bench.errors import BenchError
+from bench.processes import finished
 
 LIMIT_S = 900.0  # for one program; a download of tens of megabytes over a slow line is the longest
 
@@ -21,16 +22,7 @@ def run(command: Sequence[str], doing: str, environment: Mapping[str, str] | Non
         BenchError: It is missing, failed, or took longer than a quarter of an hour; with what it said.
     """
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, **(environment or {})},
-            timeout=LIMIT_S,
-            check=False,
-        )
+        done = finished(command, "", LIMIT_S, {**os.environ, **(environment or {})})
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"cannot {doing}: {command[0]} did not finish within {LIMIT_S:.0f} s") from error
     except OSError as error:
