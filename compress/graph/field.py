@@ -34,7 +34,9 @@ class Field:
         for dim, size in enumerate(shape):
             if size > 1:
                 first = data.narrow(dim, 0, 1)
-                if data.stride(dim) == 0 or torch.equal(_bits(data), _bits(first.expand_as(data))):
+                if data.stride(dim) == 0 or (
+                    _same(first, data.narrow(dim, 1, 1)) and _same(first.expand_as(data), data)
+                ):
                     data = first
         return cls(data.contiguous(), shape)
 
@@ -68,6 +70,6 @@ class Field:
         return data.reshape(-1).expand(self.shape[dim])
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """Bit patterns, so that NaN equals NaN."""
-    return tensor.contiguous().view(torch.int64)
+def _same(a: Tensor, b: Tensor) -> bool:
+    """By bit patterns, so that NaN equals NaN."""
+    return torch.equal(a.view(torch.int64), b.view(torch.int64))

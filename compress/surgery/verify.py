@@ -99,15 +99,15 @@ def certify(
     """
     original_double = None if compact_double is None else private_copy(original).double()
     fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
-    own = [tuple(x.shape[1:]) for x in example_inputs]
-    sizes = [s for s in all_sizes(example_inputs) if not fixed or [shape[1:] for shape in s] == own]
+    given, *others = all_sizes(example_inputs)
+    sizes = [given, *(s for s in others if not fixed or _one_sample(s) == _one_sample(given))]
     if runs is None:
         runs = other_runs(original, example_inputs)
-    wanted = {sizes[0], *(() if fixed else runs)}
+    wanted = () if fixed else runs
     found: list[Agreement] = []
-    second = False
+    done: set[Sizes] = set()
     for size, shapes in enumerate(sizes):
-        if second and shapes not in wanted:
+        if done and (shapes not in wanted or _one_sample(shapes) in done):
             continue  # one second size that works is enough, where the network does the same at all
         inputs = random_inputs(example_inputs, shapes, seed=size)
         expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
@@ -120,8 +120,14 @@ def certify(
         found.append(_agreement(expected, compact, inputs, _precision(original), exact))
         if exact is not None and compact_double is not None:
             found.append(_agreement(exact, compact_double, double, torch.float64))
-        second = size > 0
+        if size > 0:
+            done.add(_one_sample(shapes))
     return found
+
+
+def _one_sample(shapes: Sizes) -> Sizes:
+    """Sizes without the number of samples."""
+    return tuple(shape[1:] for shape in shapes)
 
 
 def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
@@ -273,12 +279,13 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Siz
         example_inputs: the inputs that the others are compared with.
 
     Returns:
-        One size of each kind; none where the network does the same at all sizes that it takes.
+        One size of each kind, with as many samples as in ``example_inputs`` where the network does the same with these;
+        none where it does the same at all sizes that it takes.
     """
     run, own = _watched(model, example_inputs)
     known, found, seen = [own], [], set()
     for shapes in other_sizes(example_inputs):
-        size = tuple(shape[1:] for shape in shapes)  # with another number of samples, if that is taken
+        size = _one_sample(shapes)  # with another number of samples, if that is taken
         if size in seen:
             continue
         entries = run(random_inputs(example_inputs, shapes, seed=0))
@@ -286,7 +293,9 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Siz
             seen.add(size)
         if entries is not None and (own is None or entries not in known):
             known.append(entries)
-            found.append(shapes)
+            fewer = tuple((x.shape[0], *one) if x.ndim else () for x, one in zip(example_inputs, size, strict=True))
+            alike = own is not None and run(random_inputs(example_inputs, fewer, seed=0)) == entries
+            found.append(fewer if alike else shapes)
     return found
 
 

@@ -165,3 +165,27 @@ def test_a_forward_that_uses_another_layer_at_other_sizes_is_noticed():
 
 def test_what_torch_does_for_other_strides_is_no_other_run():
     assert other_runs(ByWidth(), (torch.randn(1, 3, 24, 24),)) == []
+
+
+class ByWidthAndSamples(ByWidth):
+    """For wide images in a batch yet another layer."""
+
+    def forward(self, x):
+        return super().forward(x) if len(x) == 1 or x.shape[3] <= self.limit else self.wide(self.wide(x)[:, :3])
+
+
+@pytest.mark.parametrize(("make", "samples"), [(ByWidth, 1), (ByWidthAndSamples, 2)])
+def test_another_run_is_told_with_as_many_samples_as_given_where_it_is_the_same_with_these(make, samples):
+    (shapes,) = other_runs(make(limit=30), (torch.randn(1, 3, 24, 24),))
+    assert (shapes[0][0], shapes[0][3] > 30) == (samples, True)
+
+
+def test_every_size_is_compared_once():
+    """The given one, a second one with another number of samples, and one for each thing that the network does."""
+    model, example = ByWidth(limit=30).double(), torch.randn(1, 3, 24, 24, dtype=torch.float64)
+    shapes = [agreement.input_shapes[0] for agreement in certify(model, copy.deepcopy(model), None, (example,))]
+    assert shapes[0] == example.shape
+    widths = [shape[3] for shape in shapes]
+    assert len(widths) == len(set(widths))
+    assert [shape[0] for shape in shapes[1:]].count(2) == 1
+    assert any(width > 30 for width in widths)

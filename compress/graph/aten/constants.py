@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compress.graph import constants
 from compress.graph.aten.branches import softmax, total
@@ -41,6 +40,7 @@ from compress.graph.aten.walk import Value, Walk, execute, fields_in, map_result
 from compress.graph.aten.zeros import accumulate, extreme, instance_norm, layer_norm, zeros_alone
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL
+from compress.graph.nested import leaves, map_only
 
 SMALL = 1 << 16
 """Entries of the largest parameter that is moved as it is: scales and shifts are followed, filters are not."""
@@ -72,7 +72,7 @@ class ConstantFlow(Walk):
         return self.unknown(node, (), {})
 
     def output(self, node: fx.Node) -> None:  # noqa: D102
-        results = fields_in(tree_map_only(fx.Node, self.env.__getitem__, node.args))
+        results = fields_in(map_only(fx.Node, self.env.__getitem__, node.args))
         self.constant_output = bool(results) and not any(bool(field.data.isnan().any()) for field in results)
 
     def unknown(self, node: fx.Node, _args: tuple[Value, ...], _kwargs: dict[str, Value]) -> Value:
@@ -85,14 +85,14 @@ Rule = Callable[[ConstantFlow, fx.Node, tuple[Value, ...], dict[str, Value]], Va
 
 def move(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Execute the op itself."""
-    parameters = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+    parameters = [a for a in leaves((args, kwargs)) if isinstance(a, Tensor)]
     whole = bool(parameters) and all(_is_small(p) and not p.is_floating_point() for p in parameters)
     # Positions; but of a slice another size may take another part.
     if whole and not fields_in((args, kwargs)) and base_name(node) not in SLICES:
         return functional(node)(*args, **kwargs)
     if reads_bits(args) or any(not _is_small(p) or not p.is_floating_point() for p in parameters):
         return flow.unknown(node, args, kwargs)
-    args, kwargs = tree_map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
+    args, kwargs = map_only(Tensor, lambda p: Field.of(p.double()), (args, kwargs))
     if any(0 in field.shape for field in fields_in(args)):  # it may hold something at another input size
         return zeros_alone(execute(node, args, kwargs))
     result = execute(node, args, kwargs)
@@ -208,11 +208,11 @@ def _elementwise(
     shape = shape_of(node)
     if shape is None:
         return flow.unknown(node, args, kwargs)
-    leaves = tree_leaves((args, kwargs))
-    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and not leaf.is_floating_point()) for leaf in leaves):
+    every = leaves((args, kwargs))
+    if any(isinstance(leaf, complex) or (isinstance(leaf, Tensor) and not leaf.is_floating_point()) for leaf in every):
         return flow.unknown(node, args, kwargs)  # True + True is True
-    args, kwargs = tree_map_only(Field, lambda f: f.data, (args, kwargs))
-    args, kwargs = tree_map_only(Tensor, lambda t: t.double(), (args, kwargs))
+    args, kwargs = map_only(Field, lambda f: f.data, (args, kwargs))
+    args, kwargs = map_only(Tensor, lambda t: t.double(), (args, kwargs))
     data = op(*args, **kwargs)
     data = torch.where(data.isfinite(), data, constants.UNKNOWN)
     return Field(data.reshape([1] * (len(shape) - data.ndim) + list(data.shape)), shape)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
 from compress.graph.aten.labels import LabelFlow, channels, place
 from compress.graph.aten.ops import REDUCTIONS, UNCHANGED
@@ -21,6 +20,7 @@ from compress.graph.aten.walk import fields_in
 from compress.graph.channels import Operation, Pick
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL, Classes
+from compress.graph.nested import leaves
 
 SIZES = frozenset(("size", "sizes", "shape", "split_size", "split_sizes", "repeats", "groups"))
 """Arguments (by their names in ATen's schemas) that may follow the number of channels: labels, or the shape of the
@@ -83,7 +83,7 @@ def _pick(node: fx.Node, env: Mapping[fx.Node, Any], classes: Classes, traced: T
         taken = op(**(arguments | {"self": torch.arange(source.shape[dim]), "dim": 0}))
     except IndexError:
         return None
-    return Pick(classes.of(entering), tuple(t.reshape(-1) for t in tree_leaves(taken)))
+    return Pick(classes.of(entering), tuple(t.reshape(-1) for t in leaves(taken)))
 
 
 _ATEN = torch.ops.aten
@@ -129,7 +129,7 @@ def _numbers(node: fx.Node, env: Mapping[fx.Node, Any]) -> Iterator[tuple[float,
     source = node.args[0] if node.args else None
     field = env.get(source) if isinstance(source, fx.Node) else None
     for argument, value in _arguments(node):
-        numbers = [leaf for leaf in tree_leaves(value) if isinstance(leaf, (int, float))]
+        numbers = [leaf for leaf in leaves(value) if isinstance(leaf, (int, float))]
         along = _ALONG.get((name, argument))
         dims = along(node, len(numbers)) if along is not None else [None] * len(numbers)
         for number, dim in zip(numbers, dims, strict=True):
@@ -169,7 +169,7 @@ def _one(node: fx.Node, count: int) -> list[int | None]:
 
 def _each(node: fx.Node, count: int) -> list[int | None]:
     """A dimension for each number; none where the op works on all of them in a row."""
-    dims = tree_leaves(dict(_arguments(node))["dims"])
+    dims = leaves(dict(_arguments(node))["dims"])
     return [*dims] if len(dims) == count else [None] * count
 
 

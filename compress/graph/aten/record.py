@@ -20,10 +20,11 @@ from torch import Tensor, fx, nn
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch._subclasses.schema_check_mode import SchemaCheckMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.errors import ModelError
+from compress.graph.nested import leaves, map_only
 
 
 class NotRecordedError(Exception):
@@ -176,10 +177,10 @@ class _Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         """The recording, with what the network returned, and which of its tensors it put others in the place of."""
         if self._refused is not None:  # a forward may have caught it
             raise self._refused
-        leaves = tree_leaves(result)
-        if not all(leaf is None or isinstance(leaf, (Tensor, int, float, str)) for leaf in leaves):
+        results = tree_leaves(result)
+        if not all(leaf is None or isinstance(leaf, (Tensor, int, float, str)) for leaf in results):
             raise NotRecordedError("an output that is no tensor")
-        self._recording.graph.output(tuple(self._node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        self._recording.graph.output(tuple(self._node(leaf) if isinstance(leaf, Tensor) else leaf for leaf in results))
         tensors = {node: (name, tensor.detach()) for node, (name, tensor) in self._recording.tensors.items()}
         return replace(
             self._recording, tensors=tensors, written=frozenset(self._nodes[tensor].name for tensor in replaced)
@@ -193,14 +194,14 @@ class _Recorder(SchemaCheckMode):  # type: ignore[no-untyped-call]
         target = torch.ops.aten.lift_fresh_copy.default if func is torch.ops.aten.lift_fresh.default else func
         try:
             _check(func, args)
-            read, named = tree_map_only(Tensor, self._node, (args, kwargs))
+            read, named = map_only(Tensor, self._node, (args, kwargs))
             result = func(*args, **kwargs)
         except Exception as error:
             self._refused = error
             raise
         name = target._schema.name.split("::")[-1]
         node = self._recording.graph.create_node("call_function", target, read, named, name)
-        sample = result if any(isinstance(a, Tensor) for a in tree_leaves(args)) else _apart(result)
+        sample = result if any(isinstance(a, Tensor) for a in leaves(args)) else _apart(result)
         node.meta = {"val": sample, "nn_module_stack": {path: (path, kind) for path, kind in self._modules}}
         if func._schema.is_mutable:
             self._set(args[0], node)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from compress.graph.aten.trace import Trace, base_name, functional
 from compress.graph.field import Field
+from compress.graph.nested import map_only
 
 Value = Any
 """What stands for a node during a walk: a ``Field``, a tuple of them, or ``None`` for what is no tensor."""
@@ -32,7 +32,7 @@ class Walk(ABC):
             if node.op == "placeholder":
                 self.env[node] = self.placeholder(node)
             elif node.op == "call_function":
-                args, kwargs = tree_map_only(fx.Node, self.env.__getitem__, (node.args, node.kwargs))
+                args, kwargs = map_only(fx.Node, self.env.__getitem__, (node.args, node.kwargs))
                 rule = self.rules.get(base_name(node), type(self).unknown)
                 self.env[node] = rule(self, node, args, kwargs)
             elif node.op == "output":
@@ -61,7 +61,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 def fields_in(*values: Value) -> list[Field]:
     """Every ``Field`` among (nested) arguments."""
     found: list[Field] = []
-    tree_map_only(Field, found.append, values)
+    map_only(Field, found.append, values)
     return found
 
 
@@ -94,7 +94,7 @@ def execute(
         return Field.of(tensor if through is None else tensor.to(original))
 
     original = fields_in(args, kwargs)[0].data.dtype
-    args, kwargs = tree_map_only(Field, full, (args, kwargs))
+    args, kwargs = map_only(Field, full, (args, kwargs))
     if base_name(node) in ("view", "_unsafe_view"):  # a moved tensor is not always viewable where the original was
         return store(args[0].reshape(args[1]))
-    return tree_map_only(Tensor, store, functional(node)(*args, **kwargs))
+    return map_only(Tensor, store, functional(node)(*args, **kwargs))

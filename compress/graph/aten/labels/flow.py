@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map_only
 
 from compress.graph.aten.labels.contractions import (
     attention,
@@ -43,6 +42,7 @@ from compress.graph.aten.trace import DROPOUT, Trace, base_name
 from compress.graph.aten.walk import Value, Walk, fields_in, map_result, shape_of
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL, LabelBook
+from compress.graph.nested import map_only
 
 
 class LabelFlow(Walk):
@@ -78,10 +78,10 @@ class LabelFlow(Walk):
         return None if shape is None else self.pinned(shape, "input of the network")
 
     def output(self, node: fx.Node) -> None:  # noqa: D102
-        tree_map_only(
+        map_only(
             Field,
             lambda field: self.book.pin(field.data, "output of the network"),
-            tree_map_only(fx.Node, self.env.__getitem__, node.args),
+            map_only(fx.Node, self.env.__getitem__, node.args),
         )
 
     def unknown(self, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
@@ -93,8 +93,8 @@ class LabelFlow(Walk):
         reason = f"{why} (at {place(node)})"
         for field in fields_in(args, kwargs):
             self.book.pin(field.data, reason)
-        tree_map_only(Parameter, lambda p: self.pin_parameter(p, reason), (args, kwargs))
-        tree_map_only(Computed, lambda c: self.book.pin(c.labels.data, reason), (args, kwargs))
+        map_only(Parameter, lambda p: self.pin_parameter(p, reason), (args, kwargs))
+        map_only(Computed, lambda c: self.book.pin(c.labels.data, reason), (args, kwargs))
         return map_result(node, lambda shape: self.pinned(shape, reason))
 
     def pinned(self, shape: tuple[int, ...], reason: str) -> Field:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from compress.graph.aten.labels.meeting import labels_of_parameter, unified
 from compress.graph.aten.labels.values import Computed, Parameter, has_parameters, is_plain
@@ -20,6 +19,7 @@ from compress.graph.aten.trace import base_name
 from compress.graph.aten.walk import Value, execute, fields_in, map_result, shape_of
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL
+from compress.graph.nested import leaves, map_only
 
 if TYPE_CHECKING:
     from compress.graph.aten.labels.flow import LabelFlow
@@ -94,7 +94,7 @@ def _joined(flow: LabelFlow, node: fx.Node, parts: Sequence[Value], dim: int) ->
 
 def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Move the addresses of a parameter, or the labels of what is computed from parameters."""
-    operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (Field, Parameter, Computed))]
+    operands = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, (Field, Parameter, Computed))]
     first, others = operands[0], operands[1:]
     if base_name(node) in WRITING and is_plain(first) and len(first.shape) == 1 and all(map(_is_neutral, others)):
         return Computed(Field(flow.book.parameter(first.name, 0, first.shape[0]), first.shape))
@@ -102,10 +102,10 @@ def _move_parameter(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwa
         return flow.refuse(node, args, kwargs, f"a parameter enters {base_name(node)} directly")
     (moved,) = operands
     if not isinstance(moved, Parameter):
-        args, kwargs = tree_map_only(Computed, lambda c: c.labels, (args, kwargs))
-        return tree_map_only(Field, Computed, execute(node, args, kwargs))
-    args, kwargs = tree_map_only(Parameter, lambda p: Field(p.addresses(), tuple(p.addresses().shape)), (args, kwargs))
-    return tree_map_only(Field, lambda f: Parameter(moved.name, moved.shape, f.full()), execute(node, args, kwargs))
+        args, kwargs = map_only(Computed, lambda c: c.labels, (args, kwargs))
+        return map_only(Field, Computed, execute(node, args, kwargs))
+    args, kwargs = map_only(Parameter, lambda p: Field(p.addresses(), tuple(p.addresses().shape)), (args, kwargs))
+    return map_only(Field, lambda f: Parameter(moved.name, moved.shape, f.full()), execute(node, args, kwargs))
 
 
 def _is_neutral(value: Value) -> bool:
@@ -147,14 +147,14 @@ def constant_pad(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs
 def index(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Pick by a list of positions that is part of the network: executed, since nobody changes it."""
     x = args[0]
-    positions = [leaf for leaf in tree_leaves(args[1:]) if isinstance(leaf, (Field, Parameter, Computed))]
+    positions = [leaf for leaf in leaves(args[1:]) if isinstance(leaf, (Field, Parameter, Computed))]
     if not isinstance(x, (Field, Parameter)) or not all(isinstance(p, Parameter) for p in positions):
         return flow.unknown(node, args, kwargs)
 
     def value(parameter: Parameter) -> Tensor:
         return flow.tensors[parameter.name].cpu().flatten()[parameter.addresses()]
 
-    rest = tree_map_only(Parameter, value, args[1:])
+    rest = map_only(Parameter, value, args[1:])
     if isinstance(x, Field):
         flow.sized.append(x.data)
         try:

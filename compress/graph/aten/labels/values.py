@@ -8,11 +8,11 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
 from compress.graph.aten.walk import Value
 from compress.graph.field import Field
 from compress.graph.labels import NEUTRAL
+from compress.graph.nested import leaves
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def place(node: fx.Node) -> str:
 
 def has_parameters(*values: Value) -> bool:
     """Whether a parameter or buffer is among (nested) arguments."""
-    return any(isinstance(leaf, (Parameter, Computed)) for leaf in tree_leaves(values))
+    return any(isinstance(leaf, (Parameter, Computed)) for leaf in leaves(values))
 
 
 def is_plain(weight: Value) -> TypeGuard[Parameter]:
