@@ -84,9 +84,12 @@ compact-every: setup ## VGG-16 on CIFAR-10 (JPEG) with and without compaction in
 	$(BIN)/python experiments/compact_every.py --cifar-dir $(RUNS)/cifar10-jpeg --scratch $(RUNS)/compact-every \
 	    --markdown docs/results/compact-every.md
 
-compact-every-seeds: setup ## a narrow VGG-16 with and without compaction in training, five seeds; writes docs/results/
-	$(BIN)/python experiments/compact_every_seeds.py --data-dir $(DATA) --scratch $(RUNS)/compact-every-seeds \
-	    --markdown docs/results/compact-every-seeds.md
+compact-every-seeds: setup ## compaction in training over seeds, some two hours; writes docs/results/
+	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
+	$(BIN)/python experiments/compact_every_seeds.py narrow-mnist --data-dir $(DATA) \
+	    --scratch $(RUNS)/compact-every-seeds --seeds 3 --markdown docs/results/compact-every-seeds.md
+	$(BIN)/python experiments/compact_every_seeds.py vgg16-cifar10jpeg --data-dir $(RUNS)/cifar10-jpeg \
+	    --scratch $(RUNS)/compact-every-seeds --seeds 3 --markdown docs/results/compact-every-vgg16.md
 
 surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet machine; writes docs/results/
 	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md

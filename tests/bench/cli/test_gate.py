@@ -46,7 +46,7 @@ def test_the_exit_code_is_the_answer(make_convs, budget, tmp_path: Path, bench_c
 
 
 def test_a_slower_model_than_the_baseline_breaks_the_ratio(make_convs, budget, bench_command, capsys) -> None:
-    model, dense = make_convs("large.onnx", width=16, depth=4, size=16), make_convs("small.onnx")
+    model, dense = make_convs("large.onnx", width=32, depth=4, size=32), make_convs("small.onnx")
     code = bench_command("gate", model, "--baseline", dense, "--budget", budget("[latency]\nratio = 1.0"))
     assert code == 1
     assert "over the limit of 1" in capsys.readouterr().err
