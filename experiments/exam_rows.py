@@ -17,14 +17,14 @@ MIN_SHARE = 0.95
 
 EXACT_REASONS = {
     "a statistic over channels, which a dead channel is part of": r": a statistic over channels$|"
-    r"^(mean|amax|amin|max|min|var|std|var_mean|std_mean|logsumexp) over channels$",
+    r"^(mean|amax|amin|max|min|var|std|var_mean|std_mean|logsumexp|linalg_vector_norm) over channels$",
     "a convolution that slides over channels, whose neighbours it reads": r"slides over channels",
     "input or output of the network": r"^(in|out)put of the network$",
     "part of an attention head of which other channels live": r"a whole attention head$",
     "balance of groups": r"must keep equally many",
 }
-"""Why a dead channel must stay in an exact network: name -> pattern in the report's reason. Every other reason (an op
-without a rule, a forward that splits, a cut that did not come out even) is a channel that was missed."""
+"""Why a dead channel must stay in an exact network: name -> pattern in the report's reason. A norm reads dead channels
+too: those of layers with a bias hold a constant that is not 0. Every other reason (an op without a rule, a forward that splits, a cut that did not come out even) is a channel that was missed."""
 
 CARRIED = "carried"
 """In the reason of a dead channel that stays to carry the constants of others."""

@@ -239,6 +239,7 @@ def test_a_group_of_pinned_channels_brings_the_others_down_to_it(exam):
         ("layer_norm: a statistic over channels (at encoder.ln)", "layer_norm: a statistic over channels", True),
         ("softmax: a statistic over channels (at gate)", "softmax: a statistic over channels", True),
         ("mean over channels (at stages.0.blocks.0.mlp.grn)", "mean over channels", True),
+        ("linalg_vector_norm over channels (at a)", "linalg_vector_norm over channels", True),  # of biases
         ("sum over channels (at a)", "sum over channels", False),  # of what is 0 nothing is missing
         ("conv1d slides over channels, each result reads neighbours (at a.se)", None, True),
         ("conv2d reads channels that vary over space (at a)", None, False),

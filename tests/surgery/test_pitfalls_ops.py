@@ -397,7 +397,6 @@ ACROSS = {
         2, y.shape[2:]
     ),
     "outer product": lambda m, y: square(torch.bmm(y.mean((2, 3))[:, :, None], y.mean((2, 3))[:, None]).mean(2)),
-    "matrix of parameters": lambda m, y: square(y.mean((2, 3)) @ m.matrix),
     "bilinear layer": lambda m, y: square(m.bilinear(y.mean((2, 3)), y.mean((2, 3)))),
     "cosine": lambda m, y: y * F.cosine_similarity(y, y.flip(2), dim=1).unsqueeze(1),
     "distance": lambda m, y: y + torch.cdist(y.flatten(2).transpose(1, 2), y.flatten(2).transpose(1, 2)).mean(),
@@ -405,12 +404,10 @@ ACROSS = {
 
 
 def across(net, randomise_, kill_, case):
-    model = through(
+    return through(
         net, randomise_, kill_, ACROSS[case], one=conv(1, 1, 3, padding=1), ln=nn.LayerNorm(8), gn=nn.GroupNorm(4, 8),
         eca=nn.Conv1d(1, 1, 3, padding=1, bias=False), bilinear=nn.Bilinear(8, 8, 8),
     )  # fmt: skip
-    model.matrix = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
-    return model.double()
 
 
 @pytest.mark.parametrize("case", ACROSS)
@@ -560,6 +557,43 @@ def test_matrix_products_by_other_names_are_at_least_kept(net, randomise_, kill_
     result = compact_exactly(model, SMALL, LARGE)
     assert width(result, "a") in (LEAVE, left)
     assert width(result, "a") == LEAVE or "a" in result.report.kept
+
+
+MATRIX = {
+    "features": lambda m, y: square(F.relu(y.mean((2, 3)) @ m.matrix)),
+    "tokens": lambda m, y: F.relu(torch.matmul(y.flatten(2).transpose(1, 2), m.matrix)).transpose(1, 2)[..., None],
+    "mm": lambda m, y: square(F.relu(torch.mm(y.mean((2, 3)), m.matrix))),
+}
+"""A matrix of parameters, ``[in, out]``, on the right of a product."""
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7], ids=["zero", "constant"])
+@pytest.mark.parametrize("prefer", ["class", "graph"])
+@pytest.mark.parametrize("case", MATRIX)
+def test_a_matrix_of_parameters_is_a_linear_layer_the_other_way_round(
+    net, randomise_, kill_, compact_exactly, case, prefer, value
+):
+    """Rows go with what it reads, columns with what reads it; it has no bias that could take up a constant."""
+    model = through(net, randomise_, kill_, MATRIX[case], value=value)
+    model.matrix = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+    model.matrix.data[:, [0, 2, 3]] = 0
+    model.matrix.data[DEAD, 0] = 0.5
+    result = compact_exactly(model, SMALL, LARGE, prefer=prefer)
+    cut = dict(result.model.named_parameters())["matrix"]
+    if value:
+        assert cut.shape == (STAY, 5)  # column 0, a constant too, leaves: ``b`` behind it has a bias
+        assert "its constant reaches a layer in a form that cannot be folded" in result.report.kept["a"]
+    else:
+        assert torch.equal(cut, model.matrix[[0, 2, 3, 4, 6, 7]][:, [1, 4, 5, 6, 7]])
+
+
+def test_a_matrix_of_parameters_that_is_read_from_both_sides_stays(net, randomise_, kill_, compact_exactly):
+    """Its rows are outputs of one use and inputs of the other."""
+    model = through(net, randomise_, kill_, lambda m, y: square(F.linear(F.relu(y.mean((2, 3)) @ m.matrix), m.matrix)))
+    model.matrix = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+    result = compact_exactly(model, SMALL, LARGE)
+    assert width(result, "a") == STAY
+    assert "a" in result.report.kept
 
 
 @pytest.mark.parametrize("call", [lambda y: F.glu(y, 1), lambda y: nn.GLU(1)(y)], ids=["function", "module"])

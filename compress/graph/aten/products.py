@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from compress.graph.aten.ops import UNCHANGED, as_result, einsum_letters, summed_dims
 from compress.graph.aten.trace import DROPOUT, base_name
 from compress.graph.aten.walk import Value, shape_of
-from compress.graph.constants import UNKNOWN, agreed
+from compress.graph.constants import UNKNOWN, agreed, by_group, contract
 from compress.graph.field import Field
 
 if TYPE_CHECKING:
@@ -25,8 +25,14 @@ SAME_LAST = frozenset((*UNCHANGED.split(), *DROPOUT.split(), "view", "reshape", 
 
 
 def matrix_product(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
-    """``[..., n, k] @ [..., k, m]``: 0 where all that is summed is 0 in one of the two; means of equal values."""
+    """``[..., n, k] @ [..., k, m]``: 0 where all that is summed is 0 in one of the two; means of equal values.
+
+    With a matrix of parameters on the right all that follows from constants is known, as behind a linear layer.
+    """
     a, b, shape = *args[:2], shape_of(node)
+    if isinstance(a, Field) and isinstance(b, Tensor) and shape is not None and b.ndim == 2 and len(a.shape) > 1:
+        last = agreed(a.data, tuple(range(len(a.shape) - 1))).reshape(-1).expand(a.shape[-1])
+        return Field.along(contract(by_group(b, 1, transposed=True), None, last, bordered=False), len(shape) - 1, shape)
     if not (isinstance(a, Field) and isinstance(b, Field)) or shape is None or min(len(a.shape), len(b.shape)) < 2:
         return flow.unknown(node, args, kwargs)
     left, right = agreed(a.data, (len(a.shape) - 1,)), agreed(b.data, (len(b.shape) - 2,))

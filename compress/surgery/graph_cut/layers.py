@@ -128,6 +128,29 @@ def linear(cutter: Cutter, node: fx.Node) -> Result:
     return cutter.held(node, cutter.call(node, aten.add.Tensor, result.node, shift.node))
 
 
+def is_matrix(cutter: Cutter, argument: Any) -> bool:
+    """Whether it is a parameter or buffer of two dimensions, as the network stores it."""
+    return _is_stored(cutter, argument) and len(argument.meta["val"].shape) == 2
+
+
+def matrix(cutter: Cutter, node: fx.Node) -> Result:
+    """``x @ weight``, where the weight ``[in, out]`` is a parameter of the network."""
+    x, weight = node.args[:2]
+    assert isinstance(x, fx.Node)
+    assert isinstance(weight, fx.Node)
+    value, layout = cutter.present(node, x), cutter.layout(node)
+    if not layout.is_plain or not value.layout.is_plain:
+        raise cutter.block(node, "a product of features that were cut unevenly")
+    last = len(layout.shape) - 1
+    value = cutter.narrow(node, value, {**{d: layout.kept(d) for d in range(last)}, last: value.layout.kept(last)})
+    slices = Slices(((value.layout.kept(last), layout.kept(last)),))
+    try:
+        stored = cutter.emit(node, *cutter.state.attribute(cutter.flow.trace.tensors[weight.name][0], slices))
+    except Conflict as conflict:
+        raise cutter.block(node, f"{conflict} is read in two different parts") from None
+    return cutter.held(node, cutter.call(node, functional(node), value.node, stored))
+
+
 def batch_norm(cutter: Cutter, node: fx.Node) -> Result:
     """A BatchNorm; where it sees fewer channels than there are, they are picked in front of it."""
     several = isinstance(node.meta["val"], (tuple, list))

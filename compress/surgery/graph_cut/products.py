@@ -10,13 +10,19 @@ from torch import fx
 from compress.graph.aten.ops import einsum_letters
 from compress.graph.aten.trace import base_name, functional
 from compress.surgery.graph_cut.cutter import Cutter, Result, Value
+from compress.surgery.graph_cut.layers import is_matrix, matrix
 from compress.surgery.graph_cut.layout import Layout
 
 QUERY, KEY, VALUE, MASK = range(4)
 
 
 def matrix_product(cutter: Cutter, node: fx.Node) -> Result:
-    """``[..., n, k] @ [..., k, m]``: ``k`` stays; rows, columns and batches go with the result."""
+    """``[..., n, k] @ [..., k, m]``: ``k`` stays; rows, columns and batches go with the result.
+
+    Of a matrix of parameters on the right its rows go with what it reads, and its columns with the result.
+    """
+    if is_matrix(cutter, node.args[1]):
+        return matrix(cutter, node)
     return _cut(cutter, node, lambda position: (-2,) if position == 0 else (-1,))
 
 

@@ -137,12 +137,25 @@ def product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dic
 def matrix_product(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
     """Products of two activations, ``[..., n, k] @ [..., k, m]``: all that one result reads belongs together with it.
 
-    In attention these are the channels of one head, which can only leave as a whole.
+    In attention these are the channels of one head, which can only leave as a whole. A matrix of parameters on the
+    right is the weight of a linear layer, ``[in, out]``.
     """
     a, b = args[:2]
+    if isinstance(a, Field) and is_plain(b) and len(b.shape) == 2 and len(a.shape) > 1:
+        return _mixed(flow, node, a, b)
     if not (isinstance(a, Field) and isinstance(b, Field)) or min(len(a.shape), len(b.shape)) < 2:
         return product(flow, node, args, kwargs)
     return _multiplied(flow, node, a, b)
+
+
+def _mixed(flow: LabelFlow, node: fx.Node, x: Field, weight: Parameter) -> Value:
+    inputs, shape = channels(x, -1), (*x.shape[:-1], weight.shape[1])
+    if inputs is None:
+        return flow.refuse(
+            node, (x, weight), {}, "features that a matrix of parameters reads vary over other dimensions"
+        )
+    _contract(flow, node, inputs, weight, None, padded=False, transposed=True)
+    return Field.along(flow.book.parameter(weight.name, 1, weight.shape[1]), len(shape) - 1, shape)
 
 
 def einsum(flow: LabelFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
