@@ -24,7 +24,8 @@ EXACT_REASONS = {
     "balance of groups": r"must keep equally many",
 }
 """Why a dead channel must stay in an exact network: name -> pattern in the report's reason. A norm reads dead channels
-too: those of layers with a bias hold a constant that is not 0. Every other reason (an op without a rule, a forward that splits, a cut that did not come out even) is a channel that was missed."""
+too: those of layers with a bias hold a constant that is not 0. Every other reason (an op without a rule, a forward that
+splits, a cut that did not come out even) is a channel that was missed."""
 
 CARRIED = "carried"
 """In the reason of a dead channel that stays to carry the constants of others."""
