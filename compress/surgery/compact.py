@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import ConfigError, ModelError, VerificationError
-from compress.graph import ChannelGraph
+from compress.graph import ChannelGraph, check_inputs
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
@@ -70,6 +70,7 @@ def compact(
     for name, value, known in (("select", select, get_args(Select)), ("prefer", prefer, get_args(Prefer))):
         if value not in known:
             raise ConfigError(f"{name}={value!r}; known: {', '.join(known)}.")
+    check_inputs(example_inputs)
     with torch.no_grad():
         plain = baked_copy(model)
         watch = Stopwatch()

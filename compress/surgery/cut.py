@@ -52,9 +52,11 @@ class Cut:
             return "; ".join(self.before.classes.reasons[cls])
         if cls in self.pinned:
             return self.pinned[cls]
+        if cls in self.before.lost:
+            return self.before.lost[cls]
         if cls in self.before.classes.ties or not dead:
             return self.before.classes.why_together(cls)
-        return self.before.lost.get(cls, "its constant reaches a layer in a form that cannot be folded")
+        return "its constant reaches a layer in a form that cannot be folded"
 
 
 def cut_class(

@@ -24,6 +24,8 @@ class Kept:
     groups: int = 1
 
     def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise ValueError(f"{self.groups} groups")
         for dim, indices in self.indices.items():
             size = self._size(dim) if 0 <= dim < len(self.shape) else 0
             if not indices or indices != sorted(set(indices)) or indices[0] < 0 or indices[-1] >= size:

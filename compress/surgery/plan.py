@@ -75,7 +75,7 @@ class Plan:
         """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
             raise CheckpointError(f"{path}: can't be read as a plan: {error}") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise CheckpointError(f'{path}: this is no plan: expected a JSON object with "format": "{FORMAT}".')
@@ -85,21 +85,17 @@ class Plan:
                 "Update the package, or make the plan anew from the masked weights."
             )
         try:
+            form, inputs = {"class": "class", "graph": "graph"}[document["form"]], document["inputs"]
+            if form == "graph" and not inputs:
+                raise ValueError("a graph without inputs")
             return cls(
                 architecture=str(document["architecture"]),
-                parameters={
-                    str(name): Kept(
-                        tuple(map(int, kept["shape"])),
-                        {int(dim): list(map(int, indices)) for dim, indices in kept["indices"].items()},
-                        int(kept["groups"]),
-                    )
-                    for name, kept in document["parameters"].items()
-                },
+                parameters={str(name): _kept(kept) for name, kept in document["parameters"].items()},
                 new_biases=tuple(map(str, document["new_biases"])),
-                selections={str(path): list(map(int, positions)) for path, positions in document["selections"].items()},
+                selections={str(path): list(map(_whole, found)) for path, found in document["selections"].items()},
                 constant_layers=tuple(map(str, document["constant_layers"])),
-                form={"class": "class", "graph": "graph"}[document["form"]],
-                inputs=tuple((tuple(map(int, shape)), str(dtype)) for shape, dtype in document["inputs"]),
+                form=form,
+                inputs=tuple((tuple(map(_whole, shape)), str(dtype)) for shape, dtype in inputs),
                 fixed_size=bool(document.get("fixed_size", False)),  # plans of older releases have none
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
@@ -213,6 +209,19 @@ class Plan:
                 f"the plan changes {path}, which this {type(model).__name__} lacks; "
                 f"it was made for {self.architecture}."
             ) from error
+
+
+def _kept(document: dict[str, Any]) -> Kept:
+    """What stays of one parameter, as it stands in a file."""
+    indices = {int(dim): list(map(_whole, found)) for dim, found in document["indices"].items()}
+    return Kept(tuple(map(_whole, document["shape"])), indices, _whole(document["groups"]))
+
+
+def _whole(number: object) -> int:
+    """A whole number that is not negative, and nothing that could be taken for one."""
+    if type(number) is not int or number < 0:
+        raise ValueError(f"expected a whole number of 0 or more, got {number!r}")
+    return number
 
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -145,6 +146,24 @@ def _widths(cut: Cut) -> dict[str, LayerWidth]:
             zero |= ~(tensor != 0).flatten(1).any(1).cpu()
         after = int((~decision.removed[classes]).sum())
         reasons = (cut.reason(cls, dead=bool(dead[cls])) for cls in classes[zero & ~decision.removed[classes]].tolist())
-        kept = dict(Counter(reasons))
+        kept = _carriers_together(Counter(reasons))
         widths[name.removesuffix(".weight")] = LayerWidth(classes.numel(), after, int(zero.sum()), kept)
     return widths
+
+
+_CARRIED = re.compile(r"constant (\S+), (carried for .*)")
+
+
+def _carriers_together(reasons: Counter[str]) -> dict[str, int]:
+    """One entry for all channels that carry constants into the same layer: those of a grouped convolution are many."""
+    kept: dict[str, int] = {}
+    values: dict[str, list[float]] = {}
+    for reason, count in reasons.items():
+        if (carried := _CARRIED.fullmatch(reason)) is None:
+            kept[reason] = count
+        else:
+            values.setdefault(carried[2], []).extend([float(carried[1])] * count)
+    for why, own in values.items():
+        several = f"constants {min(own):g} to {max(own):g}" if len(set(own)) > 1 else f"constant {own[0]:g}"
+        kept[f"{several}, {why}"] = len(own)
+    return kept

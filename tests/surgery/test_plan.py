@@ -108,6 +108,9 @@ DAMAGES = {
     "no index": lambda d: d["parameters"]["a.weight"]["indices"].update({"0": []}),
     "a dimension too many": lambda d: d["parameters"]["a.weight"]["indices"].update({"7": [0]}),
     "a word": lambda d: d["parameters"]["a.weight"].update(shape=["six"]),
+    "half an index": lambda d: d["parameters"]["a.weight"]["indices"]["0"].insert(1, 0.5),
+    "no groups": lambda d: d["parameters"]["a.weight"].update(groups=0),
+    "a graph without inputs": lambda d: d.update(form="graph", inputs=[]),
 }
 
 
@@ -119,7 +122,7 @@ def test_a_damaged_plan_is_refused(saved, damage):
         Plan.load(plan)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "other"}', "\x80\x04"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "other"}', "\x80\x04", "[" * 200_000])
 def test_what_is_no_plan_is_refused(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_bytes(text.encode("latin-1"))

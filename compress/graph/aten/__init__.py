@@ -14,13 +14,13 @@ from compress.graph.aten.constants import ConstantFlow, as_field, channel_consta
 from compress.graph.aten.labels import Contraction, LabelFlow, Parameter, channels, place
 from compress.graph.aten.operations import operations
 from compress.graph.aten.ops import AVERAGE_POOLING, BATCH_NORM, CONVOLUTION, is_padded, pooling_arguments
-from compress.graph.aten.trace import Trace, base_name, trace
+from compress.graph.aten.trace import Trace, base_name, check_inputs, trace
 from compress.graph.channels import ChannelGraph, Consumer, Selection
 from compress.graph.field import Field
 from compress.graph.labels import Classes
 from compress.graph.modules import SIZE_ATTRIBUTES, owners
 
-__all__ = ["channel_graph", "consumers", "count_macs", "graph_of", "trace"]
+__all__ = ["channel_graph", "check_inputs", "consumers", "count_macs", "graph_of", "trace"]
 
 
 def channel_graph(

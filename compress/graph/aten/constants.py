@@ -250,7 +250,7 @@ def _convolve(
     split = constants.by_group(weight, groups, transposed=transposed)
     known = constants.contract(split, bias, inputs, bordered=bordered)
     if groups == inputs.numel() == known.numel():
-        flow.lose(node, inputs, known, "the border of a padded depthwise convolution differs")
+        flow.lose(node, inputs, known, "its constant is another one at the border of this padded depthwise convolution")
     return Field.along(known, dim % len(shape), shape)
 
 
@@ -365,7 +365,12 @@ def avg_pool(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs:
     if isinstance(args[0], Field):
         dim = -len(spatial_dims(node, args[0])) - 1
         before, after = channel_constants(pooled, dim), channel_constants(known, dim)
-        flow.lose(node, before, after, "average pooling that counts padding differs at the border")
+        flow.lose(
+            node,
+            before,
+            after,
+            "its constant is another one at the border of this average pooling",
+        )
     return known
 
 

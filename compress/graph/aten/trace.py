@@ -90,10 +90,24 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     """
     if isinstance(model, nn.DataParallel):
         raise ModelError("the model is wrapped in DataParallel; pass the network itself, model.module.")
+    check_inputs(example_inputs)
     with evaluating(model), torch.no_grad(), _quiet():
         with contextlib.suppress(NotRecordedError):
             return recorded(model, example_inputs)
         return exported(model, example_inputs)
+
+
+def check_inputs(example_inputs: object) -> None:
+    """Refuse what is no tuple of tensors.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    if not isinstance(example_inputs, tuple) or not all(isinstance(x, Tensor) for x in example_inputs):
+        got = type(example_inputs).__name__
+        if isinstance(example_inputs, (tuple, list)):
+            got += " of " + (", ".join(sorted({type(x).__name__ for x in example_inputs})) or "nothing")
+        raise ModelError(f"example_inputs: expected a tuple of tensors, (x,), got {got}.")
 
 
 def recorded(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
