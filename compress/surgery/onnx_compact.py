@@ -28,11 +28,12 @@ from compress.surgery.apply import fold_
 from compress.surgery.bake import private_copy
 from compress.surgery.cut import Cut, cut_graph
 from compress.surgery.graph_cut import Blocked, Channels, GraphCut, Traces
+from compress.surgery.input_sizes import other_sizes
 from compress.surgery.onnx_cut import Statics, Unwritable, Writer, moving_numbers, numbers_at
 from compress.surgery.onnx_session import Session
 from compress.surgery.report import CompactReport, report_of
 from compress.surgery.stopwatch import Stopwatch
-from compress.surgery.verify import Agreement, certify, in_double, other_runs, other_sizes
+from compress.surgery.verify import Agreement, certify, in_double, other_runs
 
 DEFAULT_SIDE = 224
 """Height and width that are tried where the file leaves them open."""

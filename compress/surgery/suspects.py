@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.graph import ChannelGraph, Consumer
+from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan
 from compress.surgery.verify import (
     agrees,
-    all_sizes,
     changed_operations,
     displaced_channels,
     mixed_channels,

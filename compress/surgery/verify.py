@@ -25,6 +25,7 @@ from compress.graph import ChannelGraph
 from compress.graph.aten.trace import evaluating
 from compress.graph.channels import Operation
 from compress.surgery.bake import private_copy
+from compress.surgery.input_sizes import Sizes, all_sizes, is_opposite, one_sample, other_sizes
 from compress.surgery.plan import Plan
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -36,9 +37,6 @@ ROUNDINGS = 4
 """How many times the original's own rounding error the two may differ, where that is more: each has one, the compact
 network's sums are in another order, and the largest of few outputs is no exact measure."""
 
-
-Sizes = tuple[tuple[int, ...], ...]
-"""The shape of each input."""
 
 COARSE = 100
 """How many times the tolerance shows that a graph computes something else at another size: not rounding."""
@@ -75,9 +73,9 @@ def certify(
     only_given: bool = False,
     runs: Collection[Sizes] | None = None,
 ) -> list[Agreement]:
-    """Compare at the given size, at a second one, and wherever else the network does something else.
+    """Compare at the given size, at a smaller and a larger one, and wherever else the network does something else.
 
-    In float64 and in the network's own precision.
+    In float64, at the first two sizes in the network's own precision too.
 
     Args:
         original: the network before surgery. A ``forward`` that writes to buffers changes them here: pass a copy.
@@ -90,8 +88,8 @@ def certify(
         runs: what ``other_runs`` tells of the original, where that is known.
 
     Returns:
-        One agreement for each size and precision; sizes that the original refuses, and float64 where it insists on
-        another precision, are left out.
+        One agreement for each size and precision; sizes that the original refuses are left out. Where it insists on
+        another precision than float64, its own is compared at every size.
 
     Raises:
         VerificationError: a difference above the tolerance, outputs that are not finite or of another shape, or an
@@ -100,15 +98,16 @@ def certify(
     original_double = None if compact_double is None else private_copy(original).double()
     fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
     given, *others = all_sizes(example_inputs)
-    sizes = [given, *(s for s in others if not fixed or _one_sample(s) == _one_sample(given))]
+    sizes = [given, *(s for s in others if not fixed or one_sample(s) == one_sample(given))]
     if runs is None:
         runs = other_runs(original, example_inputs)
     wanted = () if fixed else runs
     found: list[Agreement] = []
-    done: set[Sizes] = set()
+    done: list[Sizes] = []
+    opposite = False
     for size, shapes in enumerate(sizes):
-        if done and (shapes not in wanted or _one_sample(shapes) in done):
-            continue  # one second size that works is enough, where the network does the same at all
+        if done and shapes not in wanted and (opposite or not is_opposite(shapes, done[0], given)):
+            continue  # where the network does the same at all sizes, a smaller and a larger one are enough
         inputs = random_inputs(example_inputs, shapes, seed=size)
         expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
         if expected is None or not (any_size or size == 0 or _returns_such(compact, inputs, expected)):
@@ -117,26 +116,27 @@ def certify(
         if original_double is not None:
             double = in_double(inputs)
             exact = _accepted(original_double, double, torch.float64)
-        found.append(_agreement(expected, compact, inputs, _precision(original), exact))
+        if exact is None or not done:
+            found.append(_agreement(expected, compact, inputs, _precision(original), exact))
         if exact is not None and compact_double is not None:
             found.append(_agreement(exact, compact_double, double, torch.float64))
+        opposite |= bool(done) and is_opposite(shapes, done[0], given)
         if size > 0:
-            done.add(_one_sample(shapes))
+            done.append(shapes)
     return found
-
-
-def _one_sample(shapes: Sizes) -> Sizes:
-    """Sizes without the number of samples."""
-    return tuple(shape[1:] for shape in shapes)
 
 
 def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
     """Whether ``compact`` takes every other size that ``original`` takes, and returns about the same there."""
+    seen = {one_sample(tuple(tuple(x.shape) for x in example_inputs))}
     for shapes in other_sizes(example_inputs):
+        if one_sample(shapes) in seen:
+            continue
         inputs = random_inputs(example_inputs, shapes, seed=0)
         expected = _accepted(original, inputs)
         if expected is None:
             continue
+        seen.add(one_sample(shapes))
         got = _accepted(compact, inputs)
         if got is None or [x.shape for x in got] != [x.shape for x in expected]:
             return False
@@ -279,23 +279,21 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Siz
         example_inputs: the inputs that the others are compared with.
 
     Returns:
-        One size of each kind, with as many samples as in ``example_inputs`` where the network does the same with these;
-        none where it does the same at all sizes that it takes.
+        One size of each kind; none where the network does the same at all sizes that it takes.
     """
     run, own = _watched(model, example_inputs)
-    known, found, seen = [own], [], set()
+    known, found = [own], []
+    by_size: dict[Sizes, list[Sizes]] = {}
     for shapes in other_sizes(example_inputs):
-        size = _one_sample(shapes)  # with another number of samples, if that is taken
-        if size in seen:
-            continue
-        entries = run(random_inputs(example_inputs, shapes, seed=0))
-        if entries is not None:
-            seen.add(size)
-        if entries is not None and (own is None or entries not in known):
-            known.append(entries)
-            fewer = tuple((x.shape[0], *one) if x.ndim else () for x, one in zip(example_inputs, size, strict=True))
-            alike = own is not None and run(random_inputs(example_inputs, fewer, seed=0)) == entries
-            found.append(fewer if alike else shapes)
+        by_size.setdefault(one_sample(shapes), []).append(shapes)
+    for several in by_size.values():
+        for shapes in reversed(several):  # the fewest samples first
+            entries = run(random_inputs(example_inputs, shapes, seed=0))
+            if entries is not None and (own is None or entries not in known):
+                known.append(entries)
+                found.append(shapes)
+                if own is None:
+                    break  # what can't be watched is looked at once a size
     return found
 
 
@@ -503,53 +501,6 @@ def _random_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) 
     return torch.randint(low, high + 1, shape, generator=generator).to(x)
 
 
-def other_sizes(example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
-    """Other input sizes to try."""
-    return all_sizes(example_inputs)[1:]
-
-
 def in_double(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The inputs in float64; whole numbers, masks and complex numbers as they are."""
     return tuple(x.double() if x.is_floating_point() else x for x in inputs)
-
-
-def all_sizes(example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
-    """The given sizes first, then others to try, each with one sample more, and with as many as given.
-
-    First come heights and widths of other parity, the smaller ones first where there is room, since they are cheap;
-    then a half and the double, for networks that take only multiples; then sequences of another length; then only
-    another number of samples.
-    """
-    first = tuple(tuple(x.shape) for x in example_inputs)
-    spatial = max((max(shape[2:]) for shape in first if len(shape) > 2), default=0)
-    small, large = (0.6, 0.5), (1.5, 2.0)
-    (odd, even), (other_odd, other_even) = (small, large) if spatial >= 64 else (large, small)
-    sizes = []
-    if spatial:
-        sizes += [_scaled(first, odd, odd=True), _scaled(first, other_odd, odd=True)]
-        sizes += [_scaled(first, even, odd=False), _scaled(first, other_even, odd=False)]
-    tokens = [len(x.shape) == 3 or (x.ndim == 2 and not x.is_floating_point()) for x in example_inputs]
-    if any(tokens):
-        sizes.append(
-            tuple(
-                (shape[0], _other_parity(shape[1], 1.5), *shape[2:]) if longer else shape
-                for shape, longer in zip(first, tokens, strict=True)
-            )
-        )
-    candidates = [first]
-    for shapes in [*sizes, first]:
-        candidates += [tuple((shape[0] + 1, *shape[1:]) if shape else shape for shape in shapes), shapes]
-    return list(dict.fromkeys(candidates))
-
-
-def _scaled(shapes: Sizes, factor: float, *, odd: bool) -> Sizes:
-    def scaled(size: int) -> int:
-        return _other_parity(size, factor) if odd else max(1, int(size * factor))
-
-    return tuple((*shape[:2], *map(scaled, shape[2:])) for shape in shapes)
-
-
-def _other_parity(size: int, factor: float) -> int:
-    """About ``factor * size``, odd where that is even: networks pad odd sizes, or even ones, in their own way."""
-    scaled = int(size * factor)
-    return scaled + 1 if scaled % 2 == size % 2 else scaled

@@ -110,8 +110,10 @@ def _crops(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], result: V
     labels = flow.labels.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     if isinstance(labels, Field) and not bool((labels.data == NEUTRAL).all()):
         return False  # an activation: what is constant in it is so relative to its borders
-    dim = (args[1] if len(args) > 1 else 0) % len(args[0].shape)
-    return dim > 1 and args[0].varies(dim) and result.shape != args[0].shape
+    rank = len(args[0].shape)
+    dim = (args[1] if len(args) > 1 else 0) % rank
+    over_space = dim > 1 or dim < rank - 1  # positions [1, L, C] are cut along 1; a bias [C] along its channels
+    return over_space and args[0].varies(dim) and result.shape != args[0].shape
 
 
 def scatter(flow: ConstantFlow, node: fx.Node, args: tuple[Value, ...], kwargs: dict[str, Value]) -> Value:
