@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from compress.errors import ConstantOutputError, ModelError
 from compress.graph import ChannelGraph, Consumer, consumers, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
-from compress.surgery.input_sizes import Sizes
 from compress.surgery.select import may_select, worth_selecting
-from compress.surgery.verify import random_inputs
+from compress.surgery.verify import Run, random_inputs
 
 Select = Literal["auto", "never", "always"]
 
 
 def analyse(
-    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Sizes], *, fold: bool, select: Select
+    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Run], *, fold: bool, select: Select
 ) -> ChannelGraph:
     """Trace a network in plain form and run both flows; see ``compact`` for the arguments.
 
@@ -64,7 +63,7 @@ def _nothing_left(plain: nn.Module, graph: ChannelGraph) -> ConstantOutputError:
 
 
 def _consumers_elsewhere(
-    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Sizes]
+    plain: nn.Module, example_inputs: tuple[Tensor, ...], runs: Sequence[Run]
 ) -> tuple[Consumer, ...]:
     """What layers read at other input sizes, where ``forward`` does something else there.
 
@@ -73,7 +72,7 @@ def _consumers_elsewhere(
     cut off nothing at one of them.
     """
     found: list[Consumer] = []
-    for shapes in runs:
+    for alike in runs:
         with contextlib.suppress(ModelError):
-            found += consumers(plain, random_inputs(example_inputs, shapes, seed=0))
+            found += consumers(plain, random_inputs(example_inputs, alike[0], seed=0))
     return tuple(found)

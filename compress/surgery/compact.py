@@ -16,12 +16,12 @@ from compress.surgery.analyse import Select, analyse
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
 from compress.surgery.graph_cut import Traces, fix_size_
-from compress.surgery.input_sizes import Sizes, all_sizes
+from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, report_of
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, certify, in_double, other_runs
+from compress.surgery.verify import Agreement, Run, certify, in_double, other_runs
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -96,7 +96,7 @@ class _Task:
     plain: nn.Module
     graph: ChannelGraph
     example_inputs: tuple[Tensor, ...]
-    runs: list[Sizes]
+    runs: list[Run]
     fold: bool
     watch: Stopwatch
     traces: Traces = field(default_factory=Traces)

@@ -50,6 +50,11 @@ def is_opposite(shapes: Sizes, second: Sizes, given: Sizes) -> bool:
     return own * other < 0
 
 
+def samples(shapes: Sizes) -> tuple[int, ...]:
+    """The number of samples of each input."""
+    return tuple(shape[0] for shape in shapes if shape)
+
+
 def _growth(shapes: Sizes, given: Sizes) -> int:
     return sum(sum(one) for one in one_sample(shapes)) - sum(sum(one) for one in one_sample(given))
 
@@ -78,9 +83,9 @@ def _scaled_images(given: Sizes) -> Iterator[Sizes]:
 
 def _scaled(given: Sizes, dims: list[list[int]]) -> Iterator[Sizes]:
     largest = max(shape[d] for shape, own in zip(given, dims, strict=True) for d in own)
-    first, *rest = ((0.6, True), (1.125, True), (1.5, True)) if largest >= CHEAP_BELOW else ((1.5, True), (0.6, True))
+    first, second = ((0.6, True), (1.125, True)) if largest >= CHEAP_BELOW else ((1.5, True), (0.6, True))
     halves = ((0.5, False), (2.0, False)) if largest >= CHEAP_BELOW else ((2.0, False), (0.5, False))
-    for factor, odd in (first, *rest, *halves):
+    for factor, odd in (first, second, *halves):
         yield _by(given, dims, factor, odd=odd)
     if any(len(own) > 1 for own in dims):
         for alone in (-1, -2):  # width, height

@@ -25,7 +25,7 @@ from compress.graph import ChannelGraph
 from compress.graph.aten.trace import evaluating
 from compress.graph.channels import Operation
 from compress.surgery.bake import private_copy
-from compress.surgery.input_sizes import Sizes, all_sizes, is_opposite, one_sample, other_sizes
+from compress.surgery.input_sizes import Sizes, all_sizes, is_opposite, one_sample, other_sizes, samples
 from compress.surgery.plan import Plan
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -71,7 +71,7 @@ def certify(
     *,
     any_size: bool = True,
     only_given: bool = False,
-    runs: Collection[Sizes] | None = None,
+    runs: Collection[Run] | None = None,
 ) -> list[Agreement]:
     """Compare at the given size, at a smaller and a larger one, and wherever else the network does something else.
 
@@ -101,13 +101,11 @@ def certify(
     sizes = [given, *(s for s in others if not fixed or one_sample(s) == one_sample(given))]
     if runs is None:
         runs = other_runs(original, example_inputs)
-    wanted = () if fixed else runs
+    course = _Course(given, () if fixed else runs)
     found: list[Agreement] = []
-    done: list[Sizes] = []
-    opposite = False
     for size, shapes in enumerate(sizes):
-        if done and shapes not in wanted and (opposite or not is_opposite(shapes, done[0], given)):
-            continue  # where the network does the same at all sizes, a smaller and a larger one are enough
+        if not course.leads_to(shapes):
+            continue
         inputs = random_inputs(example_inputs, shapes, seed=size)
         expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
         if expected is None or not (any_size or size == 0 or _returns_such(compact, inputs, expected)):
@@ -116,14 +114,41 @@ def certify(
         if original_double is not None:
             double = in_double(inputs)
             exact = _accepted(original_double, double, torch.float64)
-        if exact is None or not done:
+        if exact is None or not course.others:
             found.append(_agreement(expected, compact, inputs, _precision(original), exact))
         if exact is not None and compact_double is not None:
             found.append(_agreement(exact, compact_double, double, torch.float64))
-        opposite |= bool(done) and is_opposite(shapes, done[0], given)
-        if size > 0:
-            done.append(shapes)
+        course.note(shapes)
     return found
+
+
+class _Course:
+    """Which sizes are compared: the given one, a smaller and a larger one, and whatever makes the network do otherwise.
+
+    Attributes:
+        others: what was compared so far, but for the given size.
+    """
+
+    def __init__(self, given: Sizes, runs: Collection[Run]):
+        self.given, self.others = given, list[Sizes]()
+        self._runs = {alike[0]: alike for alike in runs}
+        self._beyond = False
+
+    def leads_to(self, shapes: Sizes) -> bool:
+        """Whether a size is to be compared, after those that were."""
+        if not self.others:
+            return True  # the second size is the first that the network takes
+        otherwise = set(self.others).isdisjoint(self._runs.get(shapes, self.others))
+        return otherwise or (not self._beyond and self._is_beyond(shapes))
+
+    def note(self, shapes: Sizes) -> None:
+        """It was compared."""
+        if shapes != self.given:
+            self._beyond |= bool(self.others) and self._is_beyond(shapes)
+            self.others.append(shapes)
+
+    def _is_beyond(self, shapes: Sizes) -> bool:
+        return samples(shapes) == samples(self.given) and is_opposite(shapes, self.others[0], self.given)
 
 
 def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
@@ -271,7 +296,11 @@ _RANGES = frozenset(("aten::arange", "aten::linspace"))
 """Ops whose numbers follow the input's size, and of which no constant is concluded."""
 
 
-def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Sizes]:
+Run = tuple[Sizes, ...]
+"""Sizes at which a network does the same: alike but for the number of samples, the fewest first."""
+
+
+def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Run]:
     """Other input sizes at which a network runs other operations, or computes with other numbers or padding.
 
     Args:
@@ -279,21 +308,20 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Siz
         example_inputs: the inputs that the others are compared with.
 
     Returns:
-        One size of each kind; none where the network does the same at all sizes that it takes.
+        One size for everything that it does otherwise; none where it does the same at all sizes that it takes.
     """
     run, own = _watched(model, example_inputs)
-    known, found = [own], []
     by_size: dict[Sizes, list[Sizes]] = {}
     for shapes in other_sizes(example_inputs):
         by_size.setdefault(one_sample(shapes), []).append(shapes)
+    known, found = [own], []
     for several in by_size.values():
-        for shapes in reversed(several):  # the fewest samples first
-            entries = run(random_inputs(example_inputs, shapes, seed=0))
-            if entries is not None and (own is None or entries not in known):
+        told = [(shapes, run(random_inputs(example_inputs, shapes, seed=0))) for shapes in reversed(several)]
+        accepted = [(shapes, entries) for shapes, entries in told if entries is not None]
+        for _, entries in accepted[:1] if own is None else accepted:  # what can't be watched may do the same
+            if own is None or entries not in known:
                 known.append(entries)
-                found.append(shapes)
-                if own is None:
-                    break  # what can't be watched is looked at once a size
+                found.append(tuple(shapes for shapes, others in accepted if others == entries))
     return found
 
 

@@ -160,7 +160,7 @@ class ByWidth(nn.Module):
 
 def test_a_forward_that_uses_another_layer_at_other_sizes_is_noticed():
     wide = other_runs(ByWidth(limit=30), (torch.randn(1, 3, 24, 24),))
-    assert [shapes[0][3] > 30 for shapes in wide] == [True]
+    assert [alike[0][0][3] > 30 for alike in wide] == [True]
 
 
 def test_what_torch_does_for_other_strides_is_no_other_run():
@@ -177,12 +177,12 @@ class ByWidthAndSamples(ByWidth):
 @pytest.mark.parametrize(("make", "samples"), [(ByWidth, [1]), (ByWidthAndSamples, [1, 2])])
 def test_another_run_is_told_with_as_many_samples_as_given_where_it_is_the_same_with_these(make, samples):
     found = other_runs(make(limit=30), (torch.randn(1, 3, 24, 24),))
-    assert [shapes[0][0] for shapes in found] == samples
-    assert all(shapes[0][3] > 30 for shapes in found)
+    assert [alike[0][0][0] for alike in found] == samples
+    assert all(alike[0][0][3] > 30 for alike in found)
 
 
 def test_a_smaller_and_a_larger_size_are_compared_and_one_for_each_thing_that_the_network_does():
     """The given one, a second one with another number of samples, one beyond, and what is done otherwise."""
     model, example = ByWidth(limit=30).double(), torch.randn(1, 3, 24, 24, dtype=torch.float64)
     shapes = [agreement.input_shapes[0] for agreement in certify(model, copy.deepcopy(model), None, (example,))]
-    assert shapes == [(1, 3, 24, 24), (2, 3, 37, 37), (1, 3, 37, 37), (2, 3, 15, 15)]
+    assert shapes == [(1, 3, 24, 24), (2, 3, 37, 37), (1, 3, 15, 15)]
