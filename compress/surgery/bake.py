@@ -13,6 +13,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+from compress.errors import ModelError
+from compress.graph.nested import leaves
+
 
 def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parameter] | None = None) -> nn.Module:
     """A deep copy, also of networks that hold computed tensors, which ``copy.deepcopy`` alone refuses.
@@ -21,13 +24,23 @@ def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parame
         model: the network.
         parameter: what stands in the copy for each parameter, by default a copy of it; a run that is to change nothing
             but buffers and attributes does with the parameter itself.
+
+    Raises:
+        ModelError: it holds something that can't be copied.
     """
     memo: dict[int, object] = {} if parameter is None else {id(p): parameter(p) for p in model.parameters()}
     for module in model.modules():
-        for value in vars(module).values():
+        for value in leaves(list(vars(module).values())):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{type(model).__name__} can't be copied: {told}\nTake out of it what can't be: locks, open files, "
+            "results of a training step that it keeps."
+        ) from error
 
 
 def baked_copy(model: nn.Module) -> nn.Module:

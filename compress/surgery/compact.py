@@ -15,13 +15,13 @@ from compress.graph import ChannelGraph, check_inputs
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.bake import baked_copy, private_copy
 from compress.surgery.cut import Cut, cut_class, cut_graph, double_twin
-from compress.surgery.graph_cut import Traces, fix_size_
+from compress.surgery.graph_cut import Traces, fix_samples_, fix_size_
 from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, report_of
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, Run, certify, in_double, other_runs
+from compress.surgery.verify import Agreement, Run, certify, in_double, other_runs, takes_every_batch
 
 Prefer = Literal["class", "graph", "smallest"]
 
@@ -182,10 +182,11 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
         with task.watch.stage("comparison"):
             twin, original = double_twin(task.plain, cut, task.example_inputs, task.traces), private_copy(task.model)
             tested = private_copy(cut.model)  # a forward may write to buffers
+            any_samples = form == "class" or takes_every_batch(original, tested, task.example_inputs)
             try:
                 agreements = certify(
                     original, tested, twin, task.example_inputs,
-                    any_size=form == "class", only_given=fixed, runs=task.runs,
+                    any_size=form == "class", only_given=fixed, any_samples=any_samples, runs=task.runs,
                 )  # fmt: skip
             except VerificationError as error:
                 if cut.decision.folds or cut.plan.constant_layers or (form == "graph" and not fixed):
@@ -194,6 +195,8 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
                 if twin is None:
                     return _Differs(cut, error, (plain, tested), task.example_inputs)
                 return _Differs(cut, error, (plain.double(), twin), in_double(task.example_inputs))
+        if not any_samples:
+            cut = _for_given_samples(cut, task.example_inputs)
         return _Certified(_for_given_size(cut, agreements, task.example_inputs), agreements)
     raise AssertionError("without folds the loop returns")
 
@@ -205,6 +208,16 @@ def _repeatable(task: _Task) -> bool:
     except VerificationError:
         return False
     return True
+
+
+def _for_given_samples(cut: Cut, example_inputs: tuple[Tensor, ...]) -> Cut:
+    """A graph that is right for one number of samples takes no other from now on, and says so."""
+    assert isinstance(cut.model, fx.GraphModule)
+    fix_samples_(cut.model, signature(example_inputs))
+    notes, why = cut.notes, "what the network does with others does not follow in a line"
+    if not any("the batch size stays" in note for note in notes):
+        notes = (*notes, f"the batch size stays {max(x.shape[0] for x in example_inputs if x.ndim)}: {why}")
+    return dataclasses.replace(cut, plan=dataclasses.replace(cut.plan, fixed_samples=True), notes=notes)
 
 
 def _for_given_size(cut: Cut, agreements: list[Agreement], example_inputs: tuple[Tensor, ...]) -> Cut:

@@ -25,7 +25,7 @@ from compress.errors import CheckpointError, ModelError
 from compress.files import write_atomic, write_json
 from compress.graph.modules import owners, resize_
 from compress.surgery.bake import baked_copy
-from compress.surgery.graph_cut import GraphCut, Traces, fix_size_, graph_module
+from compress.surgery.graph_cut import GraphCut, Traces, fix_samples_, fix_size_, graph_module
 from compress.surgery.kept import Kept
 from compress.surgery.layers import ConstantLayer, replace_module_, select_channels_
 
@@ -46,6 +46,7 @@ class Plan:
         form: ``"class"``, or ``"graph"`` for a network that is rebuilt by tracing the original and cutting its graph.
         inputs: in graph form, shape and dtype of each example input, since sizes stand in the graph.
         fixed_size: in graph form, whether it takes no other height and width than those of ``inputs``.
+        fixed_samples: in graph form, whether it takes no other number of samples than that of ``inputs``.
         folds: what was folded, for the reader: ``{"weight", "into", "inputs"}``.
         hash_before: of the original's weights; ``hash_after`` of the compact ones. SHA-256.
     """
@@ -58,6 +59,7 @@ class Plan:
     form: str = "class"
     inputs: tuple[tuple[tuple[int, ...], str], ...] = ()
     fixed_size: bool = False
+    fixed_samples: bool = False
     folds: tuple[dict[str, Any], ...] = ()
     hash_before: str = ""
     hash_after: str = ""
@@ -97,6 +99,7 @@ class Plan:
                 form=form,
                 inputs=tuple((tuple(map(_whole, shape)), str(dtype)) for shape, dtype in inputs),
                 fixed_size=bool(document.get("fixed_size", False)),  # plans of older releases have none
+                fixed_samples=bool(document.get("fixed_samples", False)),
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
                 hash_after=str(document["hash_after"]),
@@ -199,6 +202,8 @@ class Plan:
             replace_module_(made, self._module(made, path), ConstantLayer(self._module(made, path)))
         if self.fixed_size:
             fix_size_(made, self.inputs)
+        if self.fixed_samples:
+            fix_samples_(made, self.inputs)
         return made
 
     def _module(self, model: nn.Module, path: str) -> nn.Module:
@@ -313,7 +318,8 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
+        tensor = state[name].detach().cpu()
+        tensor = (tensor if tensor.layout is torch.strided else tensor.to_dense()).contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from compress.errors import VerificationError
 from compress.graph import ChannelGraph
 from compress.graph.aten.trace import evaluating
+from compress.graph.caches import unspoilt
 from compress.graph.channels import Operation
 from compress.surgery.bake import private_copy
 from compress.surgery.input_sizes import Sizes, all_sizes, is_opposite, one_sample, other_sizes, samples
@@ -71,6 +72,7 @@ def certify(
     *,
     any_size: bool = True,
     only_given: bool = False,
+    any_samples: bool = True,
     runs: Collection[Run] | None = None,
 ) -> list[Agreement]:
     """Compare at the given size, at a smaller and a larger one, and wherever else the network does something else.
@@ -85,6 +87,7 @@ def certify(
         any_size: whether the compact network must accept every input size that the original does. One that need not,
             and refuses one of them or returns something else, is compared at the given size alone.
         only_given: whether other sizes are none of its concern.
+        any_samples: whether it must take every number of samples, too.
         runs: what ``other_runs`` tells of the original, where that is known.
 
     Returns:
@@ -98,7 +101,8 @@ def certify(
     original_double = None if compact_double is None else private_copy(original).double()
     fixed = only_given or not (any_size or _takes_every_size(original, compact, example_inputs))
     given, *others = all_sizes(example_inputs)
-    sizes = [given, *(s for s in others if not fixed or one_sample(s) == one_sample(given))]
+    others = [s for s in others if not fixed or one_sample(s) == one_sample(given)]
+    sizes = [given, *(s for s in others if any_samples or samples(s) == samples(given))]
     if runs is None:
         runs = other_runs(original, example_inputs)
     course = _Course(given, () if fixed else runs)
@@ -162,12 +166,33 @@ def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: t
         if expected is None:
             continue
         seen.add(one_sample(shapes))
-        got = _accepted(compact, inputs)
-        if got is None or [x.shape for x in got] != [x.shape for x in expected]:
-            return False
-        if _difference(expected, got)[1] > COARSE * TOLERANCES[_precision(original)]:
+        if not _returns_about(compact, inputs, expected, _precision(original)):
             return False
     return True
+
+
+MORE_SAMPLES = (1, 4)
+"""A graph's numbers follow that of samples in a line through two of them: a third one shows whether that holds."""
+
+
+def takes_every_batch(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
+    """Whether ``compact`` returns about the same with more samples, where ``original`` takes more."""
+    for more in MORE_SAMPLES:
+        shapes = [(x.shape[0] + more, *x.shape[1:]) if x.ndim else () for x in example_inputs]
+        inputs = random_inputs(example_inputs, shapes, seed=more)
+        expected = _accepted(original, inputs)
+        if expected is not None and not _returns_about(compact, inputs, expected, _precision(original)):
+            return False
+    return True
+
+
+def _returns_about(
+    model: nn.Module, inputs: tuple[Tensor, ...], expected: list[Tensor], precision: torch.dtype
+) -> bool:
+    got = _accepted(model, inputs)
+    if got is None or [x.shape for x in got] != [x.shape for x in expected]:
+        return False
+    return _difference(expected, got)[1] <= COARSE * TOLERANCES[precision]
 
 
 def _returns_such(model: nn.Module, inputs: tuple[Tensor, ...], expected: list[Tensor]) -> bool:
@@ -237,7 +262,8 @@ def _difference(expected: list[Tensor], got: list[Tensor]) -> tuple[float, float
     difference = relative = 0.0
     for wanted, found in zip(expected, got, strict=True):
         if wanted.numel():
-            largest, off = float(wanted.double().abs().max()), float((wanted.double() - found.double()).abs().max())
+            exact = torch.complex128 if wanted.is_complex() or found.is_complex() else torch.float64
+            largest, off = float(wanted.abs().max()), float((wanted.to(exact) - found.to(exact)).abs().max())
             difference = max(difference, off)
             relative = max(relative, off / largest if largest > 0 else off)
     return difference, relative
@@ -310,6 +336,11 @@ def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Run
     Returns:
         One size for everything that it does otherwise; none where it does the same at all sizes that it takes.
     """
+    with unspoilt(model):
+        return _other_runs(model, example_inputs)
+
+
+def _other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Run]:
     run, own = _watched(model, example_inputs)
     by_size: dict[Sizes, list[Sizes]] = {}
     for shapes in other_sizes(example_inputs):

@@ -1,6 +1,7 @@
 """A graph whose numbers follow from the size of the example inputs takes that size alone, and says so."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -182,6 +183,40 @@ def test_what_torch_export_refuses_keeps_its_class(net, randomise_, kill_):
     with pytest.raises(ModelError, match=r"could not be captured by torch\.export .*: not for export"):
         compact(model, (x,), prefer="graph")
     assert compact(model, (x,), prefer="smallest").plan.form == "class"
+
+
+def made_in_the_precision_of_the_input(m, x):
+    kernel = torch.tensor([[[[0.25, 0.5, 0.25]]]], dtype=x.dtype, device=x.device).expand(3, 1, 1, 3)
+    return m.head(F.relu(m.b(F.relu(m.a(F.conv2d(x, kernel, groups=3))))).mean((2, 3)))
+
+
+def test_a_tensor_made_in_the_precision_of_the_input_is_traced_in_each(net, randomise_, kill_):
+    model = network(net, randomise_, kill_, made_in_the_precision_of_the_input).float()
+    assert compact(model, (torch.randn(1, 3, 33, 31),), prefer="graph").report.max_exact_error < 1e-10
+
+
+def pairs(m, x):
+    y = m.head(F.relu(m.b(F.relu(m.a(x)))).mean((2, 3)))
+    half = len(y) // 2
+    return y[:half] - y[half : 2 * half]
+
+
+def capped(m, x):
+    return m.head(F.relu(m.b(F.relu(m.a(x)))).mean((2, 3))) * min(len(x), 3)
+
+
+@pytest.mark.parametrize(("run", "samples"), [(pairs, 2), (capped, 1)])
+def test_a_graph_that_is_right_for_one_number_of_samples_refuses_others(net, randomise_, kill_, tmp_path, run, samples):
+    model, x = network(net, randomise_, kill_, run), torch.randn(samples, 3, 33, 31, dtype=torch.float64)
+    result = compact(model, (x,), prefer="graph")
+    assert any(f"the batch size stays {samples}" in note for note in result.report.notes)
+    result.plan.save(tmp_path / "plan.json")
+    save_weights(result.model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "plan.json", tmp_path / "model.safetensors", base=lambda: model)
+    for small in (result.model, again, pickle.loads(pickle.dumps(result.model))):
+        torch.testing.assert_close(small(x), model(x), rtol=1e-10, atol=1e-10)
+        with pytest.raises(ValueError, match=f"takes inputs of {samples} along dimension 0 alone, got {samples + 2}"):
+            small(torch.randn(samples + 2, 3, 33, 31, dtype=torch.float64))
 
 
 def test_an_unknown_form_is_refused(net, randomise_, kill_):

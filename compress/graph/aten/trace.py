@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.export.graph_signature import InputKind
 
 from compress.errors import ModelError
 from compress.graph.aten.record import NotRecordedError, record
+from compress.graph.caches import unspoilt
 
 DROPOUT = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 _FRESH = (
@@ -65,19 +67,24 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing printed, warned or logged by torch.export itself: what fails raises, and we tell it in one line."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with _ONE_AT_A_TIME:
+        logger = logging.getLogger("torch")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            with (
+                warnings.catch_warnings(),
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Streams, warnings and loggers are the same in all threads."""
 
 
 def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
@@ -91,7 +98,7 @@ def trace(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
     if isinstance(model, nn.DataParallel):
         raise ModelError("the model is wrapped in DataParallel; pass the network itself, model.module.")
     check_inputs(example_inputs)
-    with evaluating(model), torch.no_grad(), _quiet():
+    with unspoilt(model), evaluating(model), torch.no_grad(), _quiet():
         with contextlib.suppress(NotRecordedError):
             return recorded(model, example_inputs)
         return exported(model, example_inputs)
@@ -193,6 +200,16 @@ def _refuse_open_sizes(model: nn.Module, graph: fx.Graph) -> None:
                 f"{type(model).__name__}: the shape of {node.name} depends on the values of the input; such a network "
                 "can't be followed. Take this operation out of the network, and do it behind it."
             )
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)) and any(_computes(u) for u in node.users):
+            raise ModelError(
+                f"{type(model).__name__}: forward reads a number out of a tensor ({node.name}) and computes with it; "
+                "such a network can't be followed. Compute with the tensor itself, without .item() and the like."
+            )
+
+
+def _computes(node: fx.Node) -> bool:
+    """Whether it is more than an output, or a check that torch.export puts beside a number."""
+    return node.op == "call_function" and not base_name(node).startswith(("_assert", "sym_constrain"))
 
 
 def base_name(node: fx.Node) -> str:

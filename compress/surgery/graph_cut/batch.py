@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from compress.errors import ModelError
 from compress.graph.aten.trace import Trace
 
 
@@ -69,7 +70,8 @@ class Batch:
     def shape(self, node: fx.Node, index: int | None = None) -> tuple[Size, ...]:
         """The shape of a node's result, or of one of its results."""
         here, there = (n.meta["val"] if index is None else n.meta["val"][index] for n in (node, self.twin[node]))
-        assert isinstance(here, Tensor)
+        if not isinstance(here, Tensor):
+            raise ModelError(f"{node.name} is no tensor; such a network cannot be returned as a graph.")
         if here.ndim != there.ndim:
             raise Static("forward makes tensors of another rank at another batch size")
         return tuple(self._merge(int(a), int(b)) for a, b in zip(here.shape, there.shape, strict=True))

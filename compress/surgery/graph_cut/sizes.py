@@ -1,8 +1,9 @@
-"""A graph that is right for images of one size refuses others."""
+"""A graph that is right for images of one size, or for one number of samples, refuses others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -21,6 +22,20 @@ def require_size(x: Tensor, size: Sequence[int]) -> None:
         )
 
 
+@fx.node.has_side_effect
+def require_samples(x: Tensor, samples: int) -> None:
+    """Refuse another number of samples.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    if x.shape[0] != samples:
+        raise ValueError(
+            f"this network takes inputs of {samples} along dimension 0 alone, got {x.shape[0]}: numbers in its graph "
+            "follow from those of the example inputs. Compact the original with as many samples as you need."
+        )
+
+
 def fix_size_(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], str]]) -> None:
     """Let a graph check the size of what enters it, but for the batch, in place.
 
@@ -28,12 +43,21 @@ def fix_size_(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], str]
         module: the graph.
         inputs: shape and dtype of each of its inputs.
     """
+    _check_(module, require_size, [tuple(shape[1:]) or None for shape, _ in inputs])
+
+
+def fix_samples_(module: fx.GraphModule, inputs: Sequence[tuple[Sequence[int], str]]) -> None:
+    """Let a graph check the number of samples that enter it, in place; arguments as for ``fix_size_``."""
+    _check_(module, require_samples, [shape[0] if shape else None for shape, _ in inputs])
+
+
+def _check_(module: fx.GraphModule, check: Callable[[Tensor, Any], None], expected: Sequence[Any]) -> None:
     entries = [node for node in module.graph.nodes if node.op == "placeholder"]
-    for node, (shape, _) in zip(entries, inputs, strict=True):
-        if len(shape) > 1:
+    for node, value in zip(entries, expected, strict=True):
+        if value is not None:
             with module.graph.inserting_after(entries[-1]):
-                check = module.graph.call_function(require_size, (node, tuple(shape[1:])))
-                check.meta["is_wrapped"] = True  # a leaf where the graph is traced again, as when it is unpickled
+                call = module.graph.call_function(check, (node, value))
+                call.meta["is_wrapped"] = True  # a leaf where the graph is traced again, as when it is unpickled
     module.recompile()
 
 

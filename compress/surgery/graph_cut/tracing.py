@@ -28,6 +28,7 @@ from compress.graph.aten.trace import (
     remove_unread,
     write_out_of_place,
 )
+from compress.graph.caches import unspoilt
 from compress.surgery.graph_cut.batch import Batch, Static
 
 SWITCHED = "torch.no_grad() within forward is not kept: in training gradients pass"
@@ -127,7 +128,7 @@ def _runs_alike(model: nn.Module, example_inputs: tuple[Tensor, ...], precision:
     A ``forward`` may ask for the type: ``torch.finfo(x.dtype).min``.
     """
     dtypes = iter(precision)
-    with evaluating(model), torch.no_grad(), _quiet():
+    with unspoilt(model), evaluating(model), torch.no_grad(), _quiet():
         try:
             twin = copy.deepcopy(model)
             for tensor in _held(twin).values():
@@ -144,7 +145,8 @@ def _operations(recording: Recording, model: nn.Module) -> list[tuple[str, str]]
     names: dict[fx.Node, Any] = {}
     for node in recording.graph.nodes:
         name, tensor = recording.tensors.get(node.name, (node.name, None))
-        names[node] = len(names) if tensor is None else name if name in held else tensor.tolist()
+        made = () if tensor is None else (str(tensor.dtype), tensor.tolist())
+        names[node] = len(names) if tensor is None else name if name in held else made
     nodes = (node for node in recording.graph.nodes if node.op != "placeholder")
     return [(str(n.target), repr(fx.node.map_arg((n.args, n.kwargs), names.__getitem__))) for n in nodes]
 
@@ -160,7 +162,7 @@ def _batch_of(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
 
 def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Trace, TreeSpec, tuple[str, ...]]:
     """Like ``trace``, but with the dropout that training needs, and the structure of the outputs."""
-    with evaluating(model), torch.no_grad(), _quiet():
+    with unspoilt(model), evaluating(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(model, inputs)
         except Exception:  # whatever a user's forward raises
