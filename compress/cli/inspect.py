@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show each layer's channels: of a run, before and after; of a model, how many could leave it."""
-    from compress.cli.tables import console, layer_table, summary_table
+    from compress.cli.tables import console, layer_table, stays_note, summary_table
 
     screen = console()
     run = _run(target)
@@ -39,6 +40,8 @@ def inspect(
         screen.print(layer_table(f"layers of {target}", RUN_HEADINGS, [row(layer) for layer in layers]))
         for change in run_changes(run):
             screen.print(f"  {change}", highlight=False)
+        if note := stays_note(shlex.quote(target), run.summary["report"]):
+            typer.echo(note)
     else:
         title = f"{target}, {channels}x{image_size}x{image_size} images"
         screen.print(layer_table(title, MODEL_HEADINGS, [row(layer) for layer in layers]))

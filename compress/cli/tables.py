@@ -76,3 +76,17 @@ def layer_table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def stays_note(run: str, report: dict[str, Any]) -> str | None:
+    """What to do about channels that are zero and stay for the sake of ``forward``; from the report of surgery."""
+    from compress.surgery.suspects import HELD_BY_FORWARD
+
+    held = sum(width["kept"].get(HELD_BY_FORWARD, 0) for width in report["layers"].values())
+    if not held:
+        return None
+    return (
+        f"note: {held:,} {'channel is' if held == 1 else 'channels are'} zero and stay in the network, since its "
+        "forward splits channels\nor holds their number as a literal; compress inspect says in which layers. An ONNX "
+        f"file can lose them:\n  compress export {run} --onnx model.onnx\n  compress compact model.onnx --out smaller.onnx"
+    )

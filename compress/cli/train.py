@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from compress.errors import ConfigError
+
+OVER_BUDGET = 0.01
+"""Share of the dense network by which the compact one may miss a budget before that is told."""
 
 
 def train(
@@ -86,7 +89,7 @@ def train(
     if resume and recipe is None and out is None:
         raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
 
-    from compress.cli.tables import console, summary_table
+    from compress.cli.tables import console, stays_note, summary_table
     from compress.train.config import NO_PENALTY
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
@@ -112,13 +115,31 @@ def train(
         met = summary["budget"]
         shares = [f"{met[key] / met['given']:.1%}" for key in ("reached", "target")]
         typer.echo(f"\nbudget: {shares[0]} of the {met['measure']} were left when the penalty ended, {shares[1]} asked")
-    if config.penalty.name != NO_PENALTY and summary["parameters"]["compact"] == summary["parameters"]["dense"]:
+        _compare_with_budget(summary)
+    note = stays_note(str(directory), summary["report"])
+    whole = summary["parameters"]["compact"] == summary["parameters"]["dense"]
+    if note:
+        typer.echo(f"\n{note}")
+    elif config.penalty.name != NO_PENALTY and whole:
         typer.echo(
             f"\nnote: no channel left the network ({summary['dead_share']:.1%} of the penalty's groups are zero); "
             f"train with a greater --strength (now {config.penalty.strength:g}), or see why with compress inspect"
         )
     typer.echo(f"\nrun directory: {directory}\nnext:\n  compress inspect {directory}")
     typer.echo(f"  compress export {directory} --onnx model.onnx")
+
+
+def _compare_with_budget(summary: dict[str, Any]) -> None:
+    """Say so where channels that are zero could not leave: then the compact network is larger than the budget."""
+    met, key = summary["budget"], {"params": "parameters", "macs": "macs", "bytes": "bytes"}
+    if met["measure"] in key:
+        of = summary[key[met["measure"]]]
+        share, asked = of["compact"] / of["dense"], met["target"] / met["given"]
+        if share > asked + OVER_BUDGET:
+            typer.echo(
+                f"note: the compact network has {share:.1%} of the {met['measure']}, more than was asked: "
+                "channels that are zero could not leave it; compress inspect shows which, and why"
+            )
 
 
 def _budget(targets: dict[str, str | None]) -> dict[str, object]:

@@ -15,6 +15,9 @@ from compress.pruning.policy import Policy
 from compress.pruning.target import NAMES, TOLERANCE, Target
 from compress.pruning.units import Units, find_units
 
+SMALL_TARGET = 0.1
+"""How near to a small target the result must come, as a share of the target itself."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -35,7 +38,7 @@ class Goal:
     @property
     def tolerance(self) -> float:
         """How far from ``value`` the result may be."""
-        return TOLERANCE * self.given
+        return min(TOLERANCE * self.given, SMALL_TARGET * self.value)
 
     @property
     def asked(self) -> str:
@@ -56,9 +59,13 @@ class Goal:
             found, why = least, f"every layer keeps at least {floor} (min_channels), and some channels cannot leave"
         else:
             found, why = nearest, "channels leave whole"
+        small = SMALL_TARGET * self.value < TOLERANCE * self.given
+        within = f"{SMALL_TARGET:.0%} of itself" if small else f"{TOLERANCE:.0%}"
+        percent = self.target.value == self.value and self.value < 100 and self.target.kind in COSTS
+        meant = f"; a share is written {self.value:g}%" if percent else ""
         return ConfigError(
-            f"{self.asked} cannot be reached within {TOLERANCE:.0%}: {why}; the nearest that was found is "
-            f"{found:,.0f} {NAMES[self.target.kind]} ({found / self.given:.2%})"
+            f"{self.asked} cannot be reached within {within}: {why}; the nearest that was found is "
+            f"{found:,.0f} {NAMES[self.target.kind]} ({found / self.given:.2%}){meant}"
         )
 
 

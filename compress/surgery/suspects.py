@@ -27,6 +27,9 @@ from compress.surgery.verify import (
     random_inputs,
 )
 
+HELD_BY_FORWARD = "forward splits its channels, or holds their number as a literal"
+"""Why channels stay that only another form of the network than its class can lose, see ``Plan.form``."""
+
 
 @dataclass(frozen=True)
 class Suspects:
@@ -60,8 +63,7 @@ def find_failing(graph: ChannelGraph, model: nn.Module, module: str | None) -> S
         kind = type(model.get_submodule(module))
         alike = {path for path, other in model.named_modules() if type(other) is kind}
         suspected |= _held_by(graph, alike) & graph.sized & heads
-    why = "forward splits its channels, or holds their number as a literal"
-    return Suspects((suspected, graph.sized, here, torch.ones_like(here)), why)
+    return Suspects((suspected, graph.sized, here, torch.ones_like(here)), HELD_BY_FORWARD)
 
 
 def _held_by(graph: ChannelGraph, modules: Collection[str | None]) -> Tensor:

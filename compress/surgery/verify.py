@@ -263,7 +263,8 @@ def _difference(expected: list[Tensor], got: list[Tensor]) -> tuple[float, float
     for wanted, found in zip(expected, got, strict=True):
         if wanted.numel():
             exact = torch.complex128 if wanted.is_complex() or found.is_complex() else torch.float64
-            largest, off = float(wanted.abs().max()), float((wanted.to(exact) - found.to(exact)).abs().max())
+            wide = wanted.to(exact)
+            largest, off = float(wide.abs().max()), float((wide - found.to(exact)).abs().max())
             difference = max(difference, off)
             relative = max(relative, off / largest if largest > 0 else off)
     return difference, relative

@@ -97,7 +97,12 @@ def bad(*words: object, fault: str) -> object:
         bad("--target-macs", "100%", fault="a share must be below 100%"),
         bad("--target-macs", 1, fault="that is the network as it is"),
         bad("--target-params", "5G", fault="parameters as it is; ask for fewer"),
-        bad("--target-macs", "0.01%", fault="cannot be reached within 1%: every layer keeps at least 1 channel"),
+        bad("--target-macs", "50", fault="; a share is written 50%"),
+        bad(
+            "--target-macs",
+            "0.01%",
+            fault="cannot be reached within 10% of itself: every layer keeps",
+        ),
         bad("--target-macs", "30%", "--min-channels", 40, fault="at least 40 channels (min_channels)"),
         bad("--keep-ratio", "-1", fault="--keep-ratio -1: expected a share"),
         bad("--keep-ratio", "2", fault="must be below 1"),

@@ -152,7 +152,7 @@ def test_only_training_images_decide_and_the_test_split_is_read_once(dense, tmp_
 @pytest.mark.parametrize(
     ("task", "error", "message"),
     [
-        (Task(Target("macs", 0.0001)), ConfigError, "cannot be reached within 1%"),
+        (Task(Target("macs", 0.0001)), ConfigError, "cannot be reached within 10% of itself"),
         (Task(Target("macs", 0.5), Policy("bn-scale")), ConfigError, "no channel of this LeNet5 passes a BatchNorm"),
         (Task(Target("macs", 0.5), recalibrate=2), ConfigError, "no BatchNorm with running statistics"),
     ],
