@@ -87,6 +87,7 @@ def stays_note(run: str, report: dict[str, Any]) -> str | None:
         return None
     return (
         f"note: {held:,} {'channel is' if held == 1 else 'channels are'} zero and stay in the network, since its "
-        "forward splits channels\nor holds their number as a literal; compress inspect says in which layers. An ONNX "
-        f"file can lose them:\n  compress export {run} --onnx model.onnx\n  compress compact model.onnx --out smaller.onnx"
+        "forward splits channels\nor holds their number as a literal; compress inspect says in which layers. "
+        "An ONNX file can lose them:\n"
+        f"  compress export {run} --onnx model.onnx\n  compress compact model.onnx --out smaller.onnx"
     )

@@ -12,17 +12,15 @@ def report(**kept):
 
 
 def test_what_forward_holds_is_counted_and_the_way_out_is_named():
-    note = stays_note(
-        "runs/a",
-        report(a={HELD_BY_FORWARD: 3, "constant 2, carried for the padded b": 1}, b={HELD_BY_FORWARD: 2}, c={}),
-    )
+    carried = "constant 2, carried for the padded b"
+    note = stays_note("runs/a", report(a={HELD_BY_FORWARD: 3, carried: 1}, b={HELD_BY_FORWARD: 2}, c={}))
     assert note is not None
     assert note.startswith("note: 5 channels are zero and stay in the network")
     assert note.splitlines()[-2:] == [
         "  compress export runs/a --onnx model.onnx",
         "  compress compact model.onnx --out smaller.onnx",
     ]
-    assert stays_note("runs/a", report(a={"constant 2, carried for the padded b": 1})) is None
+    assert stays_note("runs/a", report(a={carried: 1})) is None
 
 
 @pytest.mark.parametrize(("compact", "told"), [(310, False), (400, True)])
