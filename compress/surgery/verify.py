@@ -236,7 +236,8 @@ def _agreement(
         )
     if not all(bool(tensor.isfinite().all()) for tensor in (*expected, *got)):
         raise VerificationError(
-            f"an output is not finite on random input {where}; check the weights for NaN or infinity."
+            f"an output is not finite on random input {where}: check the weights for NaN or infinity, and that the "
+            "network takes any numbers (inputs are drawn from a normal distribution)."
         )
     difference, relative = _difference(expected, got)
     rounding = None if exact is None else _difference(expected, exact)[1]
