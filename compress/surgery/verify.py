@@ -171,15 +171,16 @@ def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: t
     return True
 
 
-MORE_SAMPLES = (1, 4)
-"""A graph's numbers follow that of samples in a line through two of them: a third one shows whether that holds."""
+SAMPLES = ((1, 1), (1, 4), (0, 1))
+"""How many times the given number of samples, and how many more. A graph's numbers follow that of samples in a line
+through two of them: others show whether that holds."""
 
 
 def takes_every_batch(original: nn.Module, compact: nn.Module, example_inputs: tuple[Tensor, ...]) -> bool:
-    """Whether ``compact`` returns about the same with more samples, where ``original`` takes more."""
-    for more in MORE_SAMPLES:
-        shapes = [(x.shape[0] + more, *x.shape[1:]) if x.ndim else () for x in example_inputs]
-        inputs = random_inputs(example_inputs, shapes, seed=more)
+    """Whether ``compact`` returns about the same with more samples, and with one, where ``original`` takes as many."""
+    for times, more in SAMPLES:
+        shapes = [(times * x.shape[0] + more, *x.shape[1:]) if x.ndim else () for x in example_inputs]
+        inputs = random_inputs(example_inputs, shapes, seed=1)
         expected = _accepted(original, inputs)
         if expected is not None and not _returns_about(compact, inputs, expected, _precision(original)):
             return False
