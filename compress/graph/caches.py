@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import _lru_cache_wrapper
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,18 +21,29 @@ OURS_OR_TORCHS = ("torch", "compress", "builtins")
 """Packages whose classes keep no tensors of a network."""
 
 
+LARGEST = 10_000
+"""Entries of a list, dict or set that may be a cache of tensors; longer ones are left alone."""
+
+DEPTH = 3
+"""How deep containers within containers are looked at."""
+
+
 @contextlib.contextmanager
 def unspoilt(model: nn.Module) -> Iterator[None]:
     """Within the block ``forward`` may run on tensors without values; none stays on classes or in modules' files.
 
-    What the network's classes, the files that define them, and lists, dicts and sets there held before is there again;
-    functions there that remember results forget them where they learned any.
+    What the network's classes, the files that define them, and containers, functions and objects there held before is
+    there again; functions there that remember results forget them where they learned any.
     """
     spaces = list(_spaces(model))
     before = [dict(vars(space)) for space in spaces]
     held = [value for names in before for value in names.values()]
-    kept = [(value, value.copy()) for value in held if type(value) in (dict, list, set)]
-    known = [(value, value.cache_info().misses) for value in held if _remembers(value)]
+    files = {space.__name__ for space in spaces if isinstance(space, ModuleType)}
+    found: dict[int, Any] = {}
+    for value in held:
+        _collect(value, files, DEPTH, found)
+    kept = [(value, (dict if isinstance(value, dict) else list)(value)) for value in found.values()]
+    known = [(value, value.cache_info().misses) for value in held if isinstance(value, _lru_cache_wrapper)]
     try:
         yield
     finally:
@@ -45,6 +58,23 @@ def unspoilt(model: nn.Module) -> Iterator[None]:
                 function.cache_clear()
 
 
+def _collect(value: Any, files: set[str], depth: int, found: dict[int, Any]) -> None:
+    """Containers in which a network may keep tensors, by their identity."""
+    inner: Iterable[Any] = ()
+    if isinstance(value, (dict, list, set)):
+        if len(value) > LARGEST or id(value) in found:
+            return
+        found[id(value)] = value
+        inner = value.values() if isinstance(value, dict) else value
+    elif isinstance(value, FunctionType):
+        inner = (value.__dict__, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    elif type(value).__module__ in files and isinstance(own := getattr(value, "__dict__", None), dict):
+        inner = (own,)
+    if depth:
+        for part in inner:
+            _collect(part, files, depth - 1, found)
+
+
 def _spaces(model: nn.Module) -> Iterator[Any]:
     """Classes of the network's modules, and the files in which they are defined."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
@@ -53,10 +83,6 @@ def _spaces(model: nn.Module) -> Iterator[Any]:
     for name in {cls.__module__ for cls in own}:
         if name in sys.modules:
             yield sys.modules[name]
-
-
-def _remembers(value: Any) -> bool:
-    return callable(getattr(value, "cache_info", None)) and callable(getattr(value, "cache_clear", None))
 
 
 def _is_empty(value: Any) -> bool:

@@ -182,7 +182,10 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
         with task.watch.stage("comparison"):
             twin, original = double_twin(task.plain, cut, task.example_inputs, task.traces), private_copy(task.model)
             tested = private_copy(cut.model)  # a forward may write to buffers
-            any_samples = form == "class" or takes_every_batch(original, tested, task.example_inputs)
+            one_batch = any("the batch size stays" in note for note in cut.notes)
+            any_samples = form == "class" or (
+                not one_batch and takes_every_batch(original, tested, task.example_inputs)
+            )
             try:
                 agreements = certify(
                     original, tested, twin, task.example_inputs,

@@ -97,9 +97,9 @@ class Plan:
                 selections={str(path): list(map(_whole, found)) for path, found in document["selections"].items()},
                 constant_layers=tuple(map(str, document["constant_layers"])),
                 form=form,
-                inputs=tuple((tuple(map(_whole, shape)), str(dtype)) for shape, dtype in inputs),
-                fixed_size=bool(document.get("fixed_size", False)),  # plans of older releases have none
-                fixed_samples=bool(document.get("fixed_samples", False)),
+                inputs=tuple((tuple(map(_whole, shape)), _dtype(dtype)) for shape, dtype in inputs),
+                fixed_size=_flag(document.get("fixed_size", False)),  # plans of older releases have none
+                fixed_samples=_flag(document.get("fixed_samples", False)),
                 folds=tuple(document["folds"]),
                 hash_before=str(document["hash_before"]),
                 hash_after=str(document["hash_after"]),
@@ -220,6 +220,19 @@ def _kept(document: dict[str, Any]) -> Kept:
     """What stays of one parameter, as it stands in a file."""
     indices = {int(dim): list(map(_whole, found)) for dim, found in document["indices"].items()}
     return Kept(tuple(map(_whole, document["shape"])), indices, _whole(document["groups"]))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {value!r}")
+    return value
+
+
+def _dtype(name: str) -> str:
+    """The name of one of torch's types of tensors."""
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise TypeError(f"unknown type of tensors {name!r}")
+    return name
 
 
 def _whole(number: object) -> int:

@@ -4,6 +4,7 @@ import functools
 import logging
 import sys
 import threading
+from collections import OrderedDict
 from contextlib import suppress
 
 import pytest
@@ -67,11 +68,56 @@ def by_function(_cls, x):
     return remembered(x.shape[-1])
 
 
-def values(what):
-    return what.values() if isinstance(what, dict) else what
+ORDERED = OrderedDict()
+NESTED = {"grids": {}}
 
 
-@pytest.mark.parametrize("keep", [on_the_class, in_the_file, as_an_attribute, in_a_list, by_function])
+class Store:
+    """Has methods of the names of those of functions that remember."""
+
+    def __init__(self):
+        self.grids = {}
+
+    def cache_info(self):
+        return {}
+
+    def cache_clear(self):
+        raise AssertionError
+
+
+STORE = Store()
+
+
+def in_order(_cls, x):
+    return ORDERED.setdefault(x.shape[-1], torch.linspace(0, 1, x.shape[-1]))
+
+
+def nested(_cls, x):
+    return NESTED["grids"].setdefault(x.shape[-1], torch.linspace(0, 1, x.shape[-1]))
+
+
+def in_an_object(_cls, x):
+    return STORE.grids.setdefault(x.shape[-1], torch.linspace(0, 1, x.shape[-1]))
+
+
+def as_a_default(_cls, x, grids={}):  # noqa: B006 - as people write it
+    return grids.setdefault(x.shape[-1], torch.linspace(0, 1, x.shape[-1]))
+
+
+KEEP = [
+    on_the_class,
+    in_the_file,
+    as_an_attribute,
+    in_a_list,
+    by_function,
+    in_order,
+    nested,
+    in_an_object,
+    as_a_default,
+]
+
+
+@pytest.mark.parametrize("keep", KEEP)
 def test_no_tensor_without_values_stays_behind(keep):
     """Whether such a network is compacted or refused: the user's own goes on as before."""
     model = Net(keep).eval()
@@ -149,6 +195,50 @@ def test_a_sparse_buffer_is_hashed_too(net):
     model = net(lambda m, x: m.b(m.a(x)), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1)).eval()
     model.register_buffer("s", torch.eye(3).to_sparse())
     assert len(compact(model, (X,)).plan.hash_before) == 64
+
+
+def test_a_network_that_is_not_finite_for_one_sample_is_compared_with_more(net):
+    def run(m, x):
+        y = m.b(m.a(x)).mean((2, 3))
+        return y / (1e-3 + ((y - y.mean(0)) ** 2).sum(0) / (len(x) - 1))
+
+    model = net(run, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1)).eval()
+    nn.init.zeros_(model.a.weight[1])
+    nn.init.zeros_(model.a.bias[1:2])
+    assert compact(model, (torch.randn(3, 3, 16, 16),)).report.layers["a"].after == 7
+
+
+@pytest.mark.parametrize("number", [lambda x: x.shape[0], lambda x: {"size": tuple(x.shape[2:])}], ids=["one", "pair"])
+def test_numbers_that_forward_returns_are_compared(net, number):
+    """A graph holds those of the example inputs: it takes no others, or there is none."""
+    model = net(lambda m, x: (m.b(m.a(x)), number(x)), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1)).eval()
+    with suppress(VerificationError):
+        small = compact(model, (X,), prefer="graph").model
+        assert small(X)[1] == model(X)[1]
+        for other in (torch.randn(2, 3, 16, 16), torch.randn(1, 3, 20, 20)):
+            with suppress(ValueError):
+                assert small(other)[1] == model(other)[1]
+    assert compact(model, (X,)).model(X)[1] == model(X)[1]
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_graph_beside_a_vector_without_a_batch_refuses_other_numbers_of_samples(net, samples):
+    def run(m, x, v):
+        left, right = F.relu(m.a(x)).chunk(2, 1)
+        return m.f(F.relu(m.b(left) + m.c(right)).view(x.shape[0], 8, -1).mean(-1)) + m.g(v)
+
+    torch.manual_seed(0)
+    layers = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(4, 8, 3), "c": nn.Conv2d(4, 8, 3)}
+    model = net(run, **layers, f=nn.Linear(8, 4), g=nn.Linear(5, 4)).eval()
+    with torch.no_grad():
+        model.a.weight[:3] = 0
+        model.a.bias[:3] = 0
+    v = torch.randn(5)
+    small = compact(model, (torch.randn(samples, 3, 16, 16), v), prefer="graph").model
+    x = torch.randn(samples, 3, 16, 16)
+    torch.testing.assert_close(small(x, v), model(x, v), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=f"takes inputs of {samples} along dimension 0 alone, got 8"):
+        small(torch.randn(8, 3, 16, 16), v)
 
 
 def test_imaginary_parts_are_compared(net):

@@ -110,6 +110,9 @@ DAMAGES = {
     "a word": lambda d: d["parameters"]["a.weight"].update(shape=["six"]),
     "half an index": lambda d: d["parameters"]["a.weight"]["indices"]["0"].insert(1, 0.5),
     "no groups": lambda d: d["parameters"]["a.weight"].update(groups=0),
+    "an unknown type": lambda d: d.update(inputs=[[[1, 3, 8, 8], "float99"]]),
+    "a module for a type": lambda d: d.update(inputs=[[[1, 3, 8, 8], "nn"]]),
+    "a word for a truth": lambda d: d.update(fixed_samples="false"),
     "a graph without inputs": lambda d: d.update(form="graph", inputs=[]),
 }
 
