@@ -44,3 +44,8 @@ class WriteError(CheckpointError):
 
 class VerificationError(CompressError):
     """A compact model that does not compute what the original computes; it is never returned."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception of somebody else says, in one line; its kind, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,6 @@ from compress.graph.nested import leaves
 OURS_OR_TORCHS = ("torch", "compress", "builtins")
 """Packages whose classes keep no tensors of a network."""
 
-
 LARGEST = 10_000
 """Entries of a list, dict or set that may be a cache of tensors; longer ones are left alone."""
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from compress.errors import ModelError
+from compress.errors import ModelError, first_line
 
 State = dict[str, Tensor]
 
@@ -135,13 +135,9 @@ def _read(path: Path) -> object:
         ) from error
     except Exception as error:  # damaged files raise whatever the unpickler runs into
         raise ModelError(
-            f"{path}: cannot be read as weights: {_first_line(error)}\n"
+            f"{path}: cannot be read as weights: {first_line(error)}\n"
             f"It is damaged, or holds more than tensors. {TENSORS_ALONE}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _state_dict(content: object, path: Path) -> State:

@@ -8,13 +8,13 @@ in which the products are plain parameters, under the names that the network has
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from compress.errors import ModelError
-from compress.graph.nested import leaves
+from compress.errors import ModelError, first_line
 
 
 def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parameter] | None = None) -> nn.Module:
@@ -30,17 +30,27 @@ def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parame
     """
     memo: dict[int, object] = {} if parameter is None else {id(p): parameter(p) for p in model.parameters()}
     for module in model.modules():
-        for value in leaves(list(vars(module).values())):
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        for value in _computed(vars(module), set()):
+            memo[id(value)] = value.detach().clone()
     try:
         return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{type(model).__name__} can't be copied: {told}\nTake out of it what can't be: locks, open files, "
-            "results of a training step that it keeps."
+            f"{type(model).__name__} can't be copied: {first_line(error)}\n"
+            "Take out of it what can't be: locks, open files, results of a training step that it keeps."
         ) from error
+
+
+def _computed(container: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Results that are kept in dicts, lists and tuples, which may hold themselves."""
+    if id(container) in seen:
+        return
+    seen.add(id(container))
+    for value in container.values() if isinstance(container, dict) else container:
+        if isinstance(value, (dict, list, tuple)):
+            yield from _computed(value, seen)
+        elif isinstance(value, Tensor) and not value.is_leaf:
+            yield value
 
 
 def baked_copy(model: nn.Module) -> nn.Module:

@@ -182,9 +182,8 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
         with task.watch.stage("comparison"):
             twin, original = double_twin(task.plain, cut, task.example_inputs, task.traces), private_copy(task.model)
             tested = private_copy(cut.model)  # a forward may write to buffers
-            one_batch = any("the batch size stays" in note for note in cut.notes)
             any_samples = form == "class" or (
-                not one_batch and takes_every_batch(original, tested, task.example_inputs)
+                cut.fixed_batch is None and takes_every_batch(original, tested, task.example_inputs)
             )
             try:
                 agreements = certify(
@@ -217,9 +216,10 @@ def _for_given_samples(cut: Cut, example_inputs: tuple[Tensor, ...]) -> Cut:
     """A graph that is right for one number of samples takes no other from now on, and says so."""
     assert isinstance(cut.model, fx.GraphModule)
     fix_samples_(cut.model, signature(example_inputs))
-    notes, why = cut.notes, "what the network does with others does not follow in a line"
-    if not any("the batch size stays" in note for note in notes):
-        notes = (*notes, f"the batch size stays {max(x.shape[0] for x in example_inputs if x.ndim)}: {why}")
+    notes = cut.notes
+    if cut.fixed_batch is None:  # else it is told why
+        size = max(x.shape[0] for x in example_inputs if x.ndim)
+        notes = (*notes, f"the batch size stays {size}: what the network does with others does not follow in a line")
     return dataclasses.replace(cut, plan=dataclasses.replace(cut.plan, fixed_samples=True), notes=notes)
 
 

@@ -33,6 +33,7 @@ class Cut:
         pinned: classes that stay for the sake of this form of the network, and why.
         rewritten: lines of the user's code that had to change; only a graph can do that.
         notes: what else is different, in words.
+        fixed_batch: the one number of samples that a graph was written for; ``None`` for any.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Cut:
     pinned: dict[int, str]
     rewritten: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fixed_batch: int | None = None
 
     def reason(self, cls: int, *, dead: bool = True) -> str:
         """Why a class stays; one that is not ``dead`` as a whole, for those of its channels that are."""
@@ -142,7 +144,7 @@ def cut_graph(
         if replace and not graph.elsewhere:
             plan = replace_constants_(made.module, after, plan)
         lines = tuple(made.lines(graph.classes, decision.removed))
-        return Cut(made.module, plan, graph, after, decision, pinned, lines, made.notes)
+        return Cut(made.module, plan, graph, after, decision, pinned, lines, made.notes, made.fixed_batch)
 
 
 def _mask(graph: ChannelGraph, classes: Collection[int]) -> Tensor:

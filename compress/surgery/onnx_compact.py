@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from compress.errors import ModelError, VerificationError
+from compress.errors import ModelError, VerificationError, first_line
 from compress.files import write_atomic
 from compress.graph import ChannelGraph
 from compress.graph.onnx import PROTOBUF_LIMIT, OnnxNetwork, fold_constants, read_model
@@ -143,12 +143,11 @@ class _Task:
         except ModelError:
             raise
         except Exception as error:  # whatever torch raises on shapes that do not fit
-            told = (str(error).splitlines() or [type(error).__name__])[0]
             shapes = ", ".join(
                 f"{v.name}: {tuple(x.shape)}" for v, x in zip(self.network.file.declared, self.example, strict=True)
             )
             raise ModelError(
-                f"{self.path}: does not run with inputs of the shapes {shapes}: {told}. "
+                f"{self.path}: does not run with inputs of the shapes {shapes}: {first_line(error)}. "
                 "Name the shapes that it takes with --input-size NAME=1x3x224x224."
             ) from error
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from compress.errors import CompressError
+from compress.errors import CompressError, first_line
 from compress.train.config import Config
 from compress.train.rundir import CHECKPOINT, CONFIG, resume_command
 
@@ -43,7 +43,7 @@ def memory_shortage_told(config: Config) -> Iterator[None]:
 
 def _advice(config: Config, error: BaseException) -> str:
     batch, size = config.schedule.batch_size, config.data.image_size
-    reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    reason = first_line(error).strip()
     wishes = []
     if batch > 1:
         wishes.append(f"half the batch, --set schedule.batch_size={batch // 2} (now {batch}), needs about half of it")

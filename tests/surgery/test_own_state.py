@@ -181,6 +181,7 @@ def test_a_number_as_an_output_has_no_graph(net):
 def test_what_cannot_be_copied_is_told_and_results_of_a_training_step_can(net):
     model = net(lambda m, x: m.b(m.kept.setdefault("h", m.a(x))), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 4, 1))
     model.kept = {}
+    model.kept["itself"] = model.kept
     model(X)
     model.run = lambda m, x: m.b(m.a(x))
     nn.init.zeros_(model.a.weight[1])

@@ -123,58 +123,64 @@ def test_training_goes_on_as_without_compactions(
 ):
     """Half of the channels leave under the penalty, more of them after its end."""
     size = 16 if model == LENET else 8
-    ended: dict[int, Learner] = {}
-    for every in (0, 2):
-        config = tiny(
-            f"model.name={model}", f"data.image_size={size}", "data.limit=96", "schedule.batch_size=16",
-            "schedule.epochs=5", "penalty.epochs=3", f"penalty.compact_every={every}", *optimizer, *penalty,
-        )  # fmt: skip
-        trainer = make_trainer(config, tmp_path / str(every), double=True)
-        learner = ended[every] = trainer.learner
-        fit(trainer, 3 * (trainer.steps_per_epoch + 1), lambda learner=learner: kill_second_channels(learner))
-    assert len(ended[2].plans) == 2
-    base = make_trainer(config, tmp_path / "base", double=True).learner.model
-    assert_same_end(ended[0], ended[2], base, torch.zeros(1, 1, size, size, dtype=torch.float64))
+    settings = (
+        f"model.name={model}", f"data.image_size={size}", "data.limit=96", "schedule.batch_size=16",
+        "schedule.epochs=5", "penalty.epochs=3", *optimizer, *penalty,
+    )  # fmt: skip
+    plain, small, base = with_and_without(
+        tiny, tmp_path, *settings, every=2, kill_at=lambda trainer: 3 * (trainer.steps_per_epoch + 1)
+    )
+    assert len(small.plans) == 2
+    assert_same_end(plain, small, base, torch.zeros(1, 1, size, size, dtype=torch.float64))
     assert_same_log(tmp_path / "0", tmp_path / "2")
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
 def test_a_channel_that_momentum_brings_back_stays(tiny: Tiny, tmp_path: Path, optimizer: tuple[str, ...]):
     """It died in the last step before a compaction, and is alive again after the next."""
-    ended: dict[int, Learner] = {}
-    for every in (0, 1):
-        config = tiny(
-            f"model.name={LENET}", "data.image_size=16", "data.limit=96", "schedule.batch_size=16",
-            "schedule.epochs=3", f"penalty.compact_every={every}", *optimizer, "penalty.strength=1e-5",
-        )  # fmt: skip
-        trainer = make_trainer(config, tmp_path / str(every), double=True)
-        learner = ended[every] = trainer.learner
-        fit(trainer, trainer.steps_per_epoch, lambda learner=learner: kill_second_channels(learner))
+    settings = (
+        f"model.name={LENET}", "data.image_size=16", "data.limit=96", "schedule.batch_size=16", "schedule.epochs=3",
+        *optimizer, "penalty.strength=1e-5",
+    )  # fmt: skip
+    plain, small, base = with_and_without(tiny, tmp_path, *settings, kill_at=lambda trainer: trainer.steps_per_epoch)
     alive = [sum(line["live_groups"].values()) for line in log_of(tmp_path / "0")]
     assert alive[0] < alive[1]
-    assert ended[1].plans
-    base = make_trainer(config, tmp_path / "base", double=True).learner.model
-    assert_same_end(ended[0], ended[1], base, torch.zeros(1, 1, 16, 16, dtype=torch.float64))
+    assert small.plans
+    assert_same_end(plain, small, base, torch.zeros(1, 1, 16, 16, dtype=torch.float64))
     assert_same_log(tmp_path / "0", tmp_path / "1")
 
 
 def test_what_a_penalty_kills_leaves_a_network_with_batchnorm_as_it_would_be(tiny: Tiny, tmp_path: Path):
     """Channels die by themselves, in every epoch others; what Adam and the running statistics know goes along."""
-    ended: dict[int, Learner] = {}
-    for every in (0, 1):
-        config = tiny(
-            f"model.name={FILE}:stack", "data.limit=160", "schedule.batch_size=16", "schedule.lr_schedule=constant",
-            "schedule.epochs=5", f"penalty.compact_every={every}", *ADAM, "penalty.strength=0.02",
-        )  # fmt: skip
-        trainer = make_trainer(config, tmp_path / str(every), double=True)
-        ended[every] = trainer.learner
-        fit(trainer)
+    settings = (
+        f"model.name={FILE}:stack", "data.limit=160", "schedule.batch_size=16", "schedule.lr_schedule=constant",
+        "schedule.epochs=5", *ADAM, "penalty.strength=0.02",
+    )  # fmt: skip
+    plain, small, base = with_and_without(tiny, tmp_path, *settings)
     shares = [line["dead_share"] for line in log_of(tmp_path / "0")]
     assert 0.2 < shares[-2] < shares[-1] < 0.9
-    assert len(ended[1].plans) >= 3
-    base = make_trainer(config, tmp_path / "base", double=True).learner.model
-    assert_same_end(ended[0], ended[1], base, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+    assert len(small.plans) >= 3
+    assert_same_end(plain, small, base, torch.zeros(1, 1, 8, 8, dtype=torch.float64))
     assert_same_log(tmp_path / "0", tmp_path / "1")
+
+
+def with_and_without(
+    tiny: Tiny, tmp_path: Path, *settings: str, every: int = 1, kill_at: Callable[[Trainer], int] | None = None
+) -> tuple[Learner, Learner, torch.nn.Module]:
+    """Train without compactions (``tmp_path / "0"``) and with; both learners, and the network before its first step.
+
+    At the step that ``kill_at`` tells of, second channels are made zero.
+    """
+    ended = []
+    for compact_every in (0, every):
+        config = tiny(*settings, f"penalty.compact_every={compact_every}")
+        trainer = make_trainer(config, tmp_path / str(compact_every), double=True)
+        ended.append(trainer.learner)
+        if kill_at is None:
+            fit(trainer)
+        else:
+            fit(trainer, kill_at(trainer), functools.partial(kill_second_channels, trainer.learner))
+    return ended[0], ended[1], make_trainer(config, tmp_path / "base", double=True).learner.model
 
 
 def assert_same_end(plain: Learner, small: Learner, base: torch.nn.Module, example: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from compress.errors import ModelError
+from compress.errors import ModelError, first_line
 from compress.graph.aten.record import NotRecordedError, record
 from compress.graph.caches import unspoilt
 
@@ -149,10 +149,9 @@ def exported(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> Trace:
         remove_unread(program.graph)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in example_inputs)
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{type(model).__name__} could not be captured by torch.export with inputs of shape {shapes}: "
-            f"{first_line}{_place(str(error))}\nCheck that the model runs with this input, and that its forward "
+            f"{first_line(error)}{_place(str(error))}\nCheck that the model runs with this input, and that its forward "
             "has no control flow that depends on values."
         ) from error
     _refuse_open_sizes(model, program.graph)
