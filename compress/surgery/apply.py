@@ -81,14 +81,25 @@ def _runs_itself(graph: ChannelGraph, path: str) -> bool:
     return any(operation.where == path for operation in graph.operations)
 
 
-def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
-    """Fold and cut, in place. Folds are computed in float64 and cast once."""
+def apply_(model: nn.Module, decision: Decision, plan: Plan, *, double: bool = False) -> None:
+    """Fold and cut, in place. Folds are computed in float64 and cast once; where the result is to be ``double``, not.
+
+    What ``folded_into`` names is written to; other tensors are replaced where they are cut, and else left.
+    """
     new = _fold_(model, decision)
     plan.reshape_(model)
+    if double:
+        model.double()
     rows = {fold.target[1]: _kept_rows(plan, fold) for fold in decision.folds}
     for name, value in new.items():
         bias = model.get_parameter(name).detach()
         bias.copy_(value[torch.tensor(rows[name], device=value.device)])
+
+
+def folded_into(decision: Decision) -> set[str]:
+    """State names of the tensors that folding writes to."""
+    targets = [(fold, *fold.target) for fold in decision.folds]
+    return {fold.consumer.weight if kind == "carrier" else name for fold, kind, name in targets if kind != "new bias"}
 
 
 def fold_(model: nn.Module, decision: Decision) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from compress.errors import ModelError
 from compress.graph import ChannelGraph, channel_graph
-from compress.surgery.apply import apply_, fold_, make_plan, replace_constants_
-from compress.surgery.bake import private_copy
+from compress.graph.modules import owners
+from compress.surgery.apply import apply_, fold_, folded_into, make_plan, replace_constants_
+from compress.surgery.bake import double_copy, doubled, doubled_buffer, private_copy, sharing
 from compress.surgery.dead import Decision, find_dead
 from compress.surgery.graph_cut import Blocked, GraphCut, Traces
 from compress.surgery.plan import Plan, signature
@@ -79,7 +81,7 @@ def cut_class(
     while True:
         decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
         plan = make_plan(plain, graph, decision)
-        small = private_copy(plain)
+        small = _copy_to_cut(plain, decision, own=copy.deepcopy)
         apply_(small, decision, plan)
         with watch.stage("type check"):
             # far cheaper than to trace it in vain
@@ -162,6 +164,18 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: 
         return None
 
 
+def _copy_to_cut(
+    plain: nn.Module,
+    decision: Decision,
+    own: Callable[[nn.Parameter], nn.Parameter],
+    buffer: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """A copy for ``apply_``: parameters that it writes to are its ``own``, the others are shared until they are cut."""
+    holders = owners(plain)
+    written = {id(getattr(*holders[name][0])) for name in folded_into(decision)}
+    return private_copy(plain, lambda p: own(p) if id(p) in written or p.ndim < 2 else sharing(p), buffer)
+
+
 def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], traces: Traces) -> nn.Module | None:
     """The same surgery on a float64 copy; ``None`` for a network that is float64 already.
 
@@ -169,9 +183,10 @@ def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], 
     """
     if all(p.dtype == torch.float64 for p in plain.parameters()):
         return None
-    twin = private_copy(plain).double()
     if cut.plan.form == "class":
-        apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()))
+        twin = _copy_to_cut(plain, cut.decision, own=doubled, buffer=doubled_buffer)
+        apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()), double=True)
         return twin
+    twin = double_copy(plain)
     fold_(twin, cut.decision)
     return cut.plan.as_graph(twin, in_double(example_inputs), traces).module

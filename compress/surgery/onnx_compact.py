@@ -25,7 +25,7 @@ from compress.graph.onnx.network import fixed_size, input_dtype
 from compress.graph.onnx.opaque import NAMESPACE
 from compress.surgery.analyse import Select, analyse
 from compress.surgery.apply import fold_
-from compress.surgery.bake import private_copy
+from compress.surgery.bake import double_copy
 from compress.surgery.cut import Cut, cut_graph
 from compress.surgery.graph_cut import Blocked, Channels, GraphCut, Traces
 from compress.surgery.input_sizes import other_sizes
@@ -205,7 +205,7 @@ class _Task:
         _check(self.small, self.path)
         twin = None
         if any(p.dtype != torch.float64 for p in self.network.parameters() if p.is_floating_point()):
-            double = private_copy(self.network).double()
+            double = double_copy(self.network)
             fold_(double, cut.decision)
             made = cut.plan.as_graph(double, in_double(self.example), Traces())  # the writer reads its types
             assert isinstance(double, OnnxNetwork)

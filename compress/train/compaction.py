@@ -29,7 +29,7 @@ from compress.graph import count_macs, trace
 from compress.graph.modules import owners
 from compress.optim.slicing import Piece
 from compress.surgery import Plan
-from compress.surgery.bake import baked_copy, private_copy
+from compress.surgery.bake import baked_copy, double_copy, private_copy
 from compress.surgery.compose import compose, restore_
 from compress.surgery.kept import Kept
 from compress.surgery.verify import certify
@@ -178,7 +178,7 @@ def _check_twin(twin: nn.Module, plan: Plan, images: Tensor) -> None:
     Raises:
         VerificationError: They differ.
     """
-    twin = private_copy(twin).double()
+    twin = double_copy(twin)
     small = private_copy(twin)
     plan.reshape_(small)
     difference, largest = max_abs_difference(twin, small, images.double())
@@ -191,7 +191,7 @@ def _check_twin(twin: nn.Module, plan: Plan, images: Tensor) -> None:
 
 def _with_batch_statistics(model: nn.Module, images: Tensor) -> Tensor:
     """Outputs, float64 ``[N, classes]``, without dropout, whose masks depend on the number of channels."""
-    twin = private_copy(model).double().eval()
+    twin = double_copy(model).eval()
     for module in twin.modules():
         if isinstance(module, _NormBase):
             module.train()
@@ -233,7 +233,7 @@ def expanded(base: nn.Module, model: nn.Module, plans: Sequence[Plan], example: 
         VerificationError: They differ.
     """
     restore_(base, functools.reduce(compose, plans), model.state_dict())
-    certify(private_copy(base), private_copy(model), private_copy(model).double(), (example,))
+    certify(private_copy(base), private_copy(model), double_copy(model), (example,))
     return base
 
 
