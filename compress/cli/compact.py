@@ -29,6 +29,9 @@ def compact_command(
             help="The shape of an input that the file leaves open; images of 224 pixels by default. May be repeated.",
         ),
     ] = None,
+    round_to: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Leave in dead channels until every width is a multiple of N.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Remove every dead channel from an ONNX file that can leave without a trace.
@@ -42,7 +45,7 @@ def compact_command(
 
     from compress.surgery.onnx_compact import compact_onnx, write_model
 
-    result = compact_onnx(file, sizes=sizes)
+    result = compact_onnx(file, sizes=sizes, round_to=round_to)
     for read in result.files:  # weights lie beside large files
         _require_place(read, out)
     write_model(result.model, out)

@@ -51,6 +51,14 @@ def train(
             "shorter; a channel that has left cannot come back."
         ),
     ] = None,
+    round_to: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Leave dead channels in the compact network until every width is a multiple of N: 8, or 16 with "
+            "AVX-512, is faster than fewer channels.",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same result on the CPU.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/MODEL-DATASET-PENALTY by default.")] = None,
@@ -85,6 +93,7 @@ def train(
         "run.seed": seed,
         "run.out": out,
         "run.dense_baseline": dense_baseline or None,
+        "run.round_to": round_to,
     }
     if resume and recipe is None and out is None:
         raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")

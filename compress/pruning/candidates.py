@@ -70,7 +70,7 @@ def find_candidates(
     if not groups.count:
         raise ConfigError(f"{type(model).__name__} has no channels that could leave it; compress inspect shows why")
     classes, rows, layers = locate(groups, graph)
-    result = compact(model, example_inputs) if bool(find_dead(graph).removed.any()) else None
+    result = compact(model, example_inputs, round_to=policy.round_to) if bool(find_dead(graph).removed.any()) else None
     gone = torch.zeros(graph.classes.count, dtype=torch.bool) if result is None else removed_classes(graph, result.plan)
     judged = _judge(model, groups, policy, batches).masked_fill(gone[classes], torch.nan)
     normalise = NORMALISATIONS[policy.normalisation]

@@ -13,7 +13,7 @@ from compress.pruning.candidates import Candidates
 from compress.pruning.cost import COSTS, Ledger, Term
 from compress.pruning.policy import Policy
 from compress.pruning.target import NAMES, TOLERANCE, Target
-from compress.pruning.units import Units, find_units
+from compress.pruning.units import Units, find_units, in_blocks
 
 SMALL_TARGET = 0.1
 """How near to a small target the result must come, as a share of the target itself."""
@@ -58,7 +58,8 @@ class Goal:
             floor = f"{policy.min_channels} channel" + "s" * (policy.min_channels > 1)
             found, why = least, f"every layer keeps at least {floor} (min_channels), and some channels cannot leave"
         else:
-            found, why = nearest, "channels leave whole"
+            found = nearest
+            why = "channels leave whole" if policy.round_to == 1 else f"channels leave in blocks of {policy.round_to}"
         small = SMALL_TARGET * self.value < TOLERANCE * self.given
         within = f"{SMALL_TARGET:.0%} of itself" if small else f"{TOLERANCE:.0%}"
         percent = self.target.value == self.value and self.value < 100 and self.target.kind in COSTS
@@ -111,6 +112,7 @@ def choose(candidates: Candidates, goal: Goal, policy: Policy, *, excluded: Tens
     """
     scores = candidates.scores.masked_fill(excluded, torch.nan)
     units = find_units(scores, candidates.layers, candidates.graph.partitions)
+    units = in_blocks(units, [along[~candidates.gone[along]] for along in candidates.rows], policy.round_to)
     ledger = Ledger(goal.terms, units.of_class, candidates.gone, candidates.rows, policy.min_channels)
     chosen = _choose(units, goal, policy, ledger, surplus)
     if not chosen:

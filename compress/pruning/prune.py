@@ -20,7 +20,7 @@ from compress.pruning.criterion import Batch
 from compress.pruning.policy import Policy
 from compress.pruning.target import Target
 from compress.surgery import CompactReport, compact
-from compress.surgery.dead import find_dead
+from compress.surgery.rounding import find_rounded
 
 ATTEMPTS = 8
 """How often a choice may be corrected by what surgery makes of it: once or twice where a dead channel must stay as a
@@ -104,8 +104,9 @@ def prune_(
         for _ in range(ATTEMPTS):
             choice = choose(candidates, goal, policy, excluded=excluded, surplus=surplus)
             candidates.zero_(choice.leaving)
-            result = compact(model, example_inputs)
-            refused = _refused(model, example_inputs, choice.leaving & ~removed_classes(candidates.graph, result.plan))
+            result = compact(model, example_inputs, round_to=policy.round_to)
+            stuck = choice.leaving & ~removed_classes(candidates.graph, result.plan)
+            refused = _refused(model, example_inputs, stuck, policy.round_to)
             missed = target.cost(result.report) - goal.value if target.kind in COSTS else 0.0
             if bool(refused.any()):  # forward splits the channels of these layers: others of them would fare no better
                 excluded |= torch.isin(candidates.layers, candidates.layers[refused])
@@ -117,14 +118,16 @@ def prune_(
         raise goal.refusal(goal.value + missed, goal.value, policy)
 
 
-def _refused(model: nn.Module, example_inputs: tuple[Tensor, ...], stuck: Tensor) -> Tensor:
+def _refused(model: nn.Module, example_inputs: tuple[Tensor, ...], stuck: Tensor, round_to: int) -> Tensor:
     """Those of the zeroed classes ``stuck`` that surgery could not take out of this ``forward``: bool ``[classes]``.
 
-    A dead channel that stays for a good reason, as a carrier, is none of them: another would stay in its place.
+    A dead channel that stays for a good reason, as a carrier or to fill a block, is none of them: another would stay in
+    its place.
     """
     if not bool(stuck.any()):
         return stuck
-    return stuck & find_dead(channel_graph(model, example_inputs)).removed
+    graph = channel_graph(model, example_inputs)
+    return stuck & find_rounded(graph, pinned=torch.zeros_like(stuck), fold=True, round_to=round_to).removed
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Task:
 
     Attributes:
         target: when to stop.
-        policy: how to choose.
+        policy: how to choose; its ``round_to``, where that is 1, is the run's own.
         batches: batches of training images that are shown to a criterion that reads images.
         recalibrate: batches of training images from which BatchNorm statistics are estimated anew; 0 leaves them.
         device: as in ``run.device`` of a recipe; the run's own by default.
@@ -73,8 +73,11 @@ def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] 
     """
     check_new(out)
     run = open_run(source)
-    own = {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
+    own: dict[str, Any] = {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
+    if task.policy.round_to > 1:
+        own["run.round_to"] = task.policy.round_to
     config = resolve(run.path / CONFIG, own | images_at(run.config, task.data_dir))
+    task = replace(task, policy=replace(task.policy, round_to=config.run.round_to))
     with cpu_threads(config.run.threads):
         return _prune_run(run, config, task, say)
 
@@ -145,6 +148,7 @@ def _record(task: Task, report: PruneReport, accuracy: dict[str, float]) -> dict
         "normalise": task.policy.normalisation,
         "per_layer": task.policy.per_layer,
         "min_channels": task.policy.min_channels,
+        "round_to": task.policy.round_to,
         "batches": task.batches if CRITERIA[task.policy.criterion].reads_images else 0,
         "recalibrate": task.recalibrate,
         "report": report.to_dict(),

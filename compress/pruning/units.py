@@ -7,9 +7,11 @@ each other (a channel shuffle between them), it takes one class from every cell 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from scipy.sparse import coo_array
@@ -76,6 +78,56 @@ def find_units(scores: Tensor, layers: Tensor, partitions: Sequence[Tensor]) -> 
         empty.index_add(0, units, found) / torch.bincount(units, minlength=size),
         empty.scatter_reduce(0, units, found, "amax"),
         layer,
+    )
+
+
+def in_blocks(units: Units, rows: Sequence[Tensor], round_to: int) -> Units:
+    """Units put together, so that what leaves a layer with one of them is a multiple of ``round_to`` channels.
+
+    Units of the same layers are taken in the order of their scores. The first block is smaller where that brings the
+    layers' widths down to a multiple; units that fill no block stay.
+
+    Args:
+        units: what may leave.
+        rows: int64 ``[channels]`` for each layer, the classes of the outputs that it has now.
+        round_to: channels of a block.
+    """
+    if round_to == 1 or not len(units):
+        return units
+    taken: list[dict[int, int]] = [{} for _ in range(len(units))]  # unit -> layer -> channels that it takes there
+    for row, classes in enumerate(rows):
+        inside = units.of_class[classes]
+        for unit, count in zip(*torch.unique(inside[inside >= 0], return_counts=True), strict=True):
+            taken[int(unit)][row] = int(count)
+    cells: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    for unit in torch.argsort(units.score, stable=True).tolist():
+        cells.setdefault(tuple(taken[unit].items()), []).append(unit)
+    over = [len(row) % round_to for row in rows]
+    block_of = torch.full((len(units) + 1,), -1, dtype=torch.int64)  # the last entry stands for -1
+    count = 0
+    for places, members in cells.items():
+        size = math.lcm(*(round_to // math.gcd(round_to, channels) for _, channels in places))
+        fitting = (n for n in range(1, size) if all((over[row] - n * c) % round_to == 0 for row, c in places))
+        first = next(fitting, 0)
+        if first:
+            over = [0 if row in dict(places) else rest for row, rest in enumerate(over)]
+        bounds = [0, first] if first else [0]
+        bounds += range(first + size, len(members) + 1, size)
+        for start, end in pairwise(bounds):
+            if end <= len(members):
+                block_of[members[start:end]] = count
+                count += 1
+    return _of_units(units, block_of[:-1], block_of[units.of_class], count)
+
+
+def _of_units(units: Units, block_of: Tensor, of_class: Tensor, count: int) -> Units:
+    inside = block_of >= 0
+    blocks, empty = block_of[inside], torch.zeros(count, dtype=torch.float64)
+    return Units(
+        of_class,
+        empty.index_add(0, blocks, units.score[inside]) / torch.bincount(blocks, minlength=count),
+        empty.scatter_reduce(0, blocks, units.highest[inside], "amax", include_self=False),
+        torch.zeros(count, dtype=torch.int64).index_copy(0, blocks, units.layer[inside]),
     )
 
 

@@ -19,6 +19,7 @@ from compress.surgery.graph_cut import Traces, fix_samples_, fix_size_
 from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, report_of
+from compress.surgery.rounding import check_round_to
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
 from compress.surgery.verify import Agreement, Run, certify, in_double, other_runs, takes_every_batch
@@ -42,6 +43,7 @@ def compact(
     fold: bool = True,
     select: Select = "auto",
     prefer: Prefer = "class",
+    round_to: int = 1,
 ) -> CompactResult:
     """Remove every dead channel that can leave without a trace.
 
@@ -58,6 +60,9 @@ def compact(
             channels that can't change. ``"graph"``: the traced graph, in which they are rewritten; it takes images of
             other sizes only where the traced sizes do not stand in it. ``"smallest"``: the class, unless the graph
             loses more channels.
+        round_to: leave in dead channels until every layer's width is a multiple of this, or what it was: processors
+            compute channels in blocks (8, or 16 with AVX-512, in ONNX Runtime), and a last block that is not full is no
+            gain. 1 leaves in none.
 
     Returns:
         A network equal to ``model`` in evaluation mode, with plan and report, which says what form it has and why.
@@ -66,11 +71,12 @@ def compact(
         ModelError: the model can't be traced.
         ConstantOutputError: its output is the same for every input.
         VerificationError: the compact network computes something else. It is not returned.
-        ConfigError: an unknown value of ``select`` or ``prefer``.
+        ConfigError: an unknown value of ``select`` or ``prefer``, or a ``round_to`` below 1.
     """
     for name, value, known in (("select", select, get_args(Select)), ("prefer", prefer, get_args(Prefer))):
         if value not in known:
             raise ConfigError(f"{name}={value!r}; known: {', '.join(known)}.")
+    check_round_to(round_to)
     check_inputs(example_inputs)
     with torch.no_grad():
         plain = baked_copy(model)
@@ -78,7 +84,7 @@ def compact(
         with watch.stage("analysis"):
             runs = other_runs(plain, example_inputs)
             graph = analyse(plain, example_inputs, runs, fold=fold, select=select)
-        task = _Task(model, plain, graph, example_inputs, runs, fold, watch)
+        task = _Task(model, plain, graph, example_inputs, runs, fold, round_to, watch)
         certified = {"class": _in_class, "graph": _as_graph, "smallest": _smallest}[prefer](task)
     cut = certified.cut
     plan = dataclasses.replace(
@@ -98,6 +104,7 @@ class _Task:
     example_inputs: tuple[Tensor, ...]
     runs: list[Run]
     fold: bool
+    round_to: int
     watch: Stopwatch
     traces: Traces = field(default_factory=Traces)
 
@@ -177,7 +184,7 @@ def _tried(task: _Task, form: Literal["class", "graph"], pinned: dict[int, str])
     for fold, replace, fixed in tries:
         with task.watch.stage("cut"):
             cutting = cut_class if form == "class" else partial(cut_graph, traces=task.traces)
-            make = partial(cutting, fold=fold, replace=replace, pinned=pinned)
+            make = partial(cutting, fold=fold, replace=replace, pinned=pinned, round_to=task.round_to)
             cut = make(task.plain, task.graph, task.example_inputs, task.watch)
         with task.watch.stage("comparison"):
             twin, original = double_twin(task.plain, cut, task.example_inputs, task.traces), private_copy(task.model)

@@ -15,9 +15,10 @@ from compress.graph import ChannelGraph, channel_graph
 from compress.graph.modules import owners
 from compress.surgery.apply import apply_, fold_, folded_into, make_plan, replace_constants_
 from compress.surgery.bake import double_copy, doubled, doubled_buffer, private_copy, sharing
-from compress.surgery.dead import Decision, find_dead
+from compress.surgery.dead import Decision
 from compress.surgery.graph_cut import Blocked, GraphCut, Traces
 from compress.surgery.plan import Plan, signature
+from compress.surgery.rounding import find_rounded
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_failing, find_suspects
 from compress.surgery.verify import failing_module, in_double
@@ -72,14 +73,15 @@ def cut_class(
     fold: bool,
     replace: bool,
     pinned: Mapping[int, str],
+    round_to: int = 1,
 ) -> Cut:
     """Cut in the network's own class: type-check, and pin what does not pass; in the end nothing is cut.
 
-    ``pinned`` holds classes that must stay in any case, and why.
+    ``pinned`` holds classes that must stay in any case, and why; widths are rounded up to multiples of ``round_to``.
     """
     pinned = dict(pinned)
     while True:
-        decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
+        decision = find_rounded(graph, pinned=_mask(graph, pinned), fold=fold, round_to=round_to)
         plan = make_plan(plain, graph, decision)
         small = _copy_to_cut(plain, decision, own=copy.deepcopy)
         apply_(small, decision, plan)
@@ -115,19 +117,20 @@ def cut_graph(
     replace: bool,
     pinned: Mapping[int, str],
     traces: Traces,
+    round_to: int = 1,
     finish: Callable[[GraphCut, Tensor], None] | None = None,
 ) -> Cut:
     """Cut the traced graph of a network: whatever its ``forward`` says about numbers of channels is rewritten.
 
-    ``pinned`` holds classes that must stay in any case, and why; ``traces`` those of copies of this network. What is to
-    be made of the graph besides is made by ``finish``, from the graph and what was removed; it may raise ``Blocked``.
+    ``pinned`` and ``round_to`` are those of ``cut_class``; ``traces`` those of copies of this network. What is to be
+    made of the graph besides is made by ``finish``, from the graph and what was removed; it may raise ``Blocked``.
 
     Raises:
         ModelError: the network can't be returned as a graph.
     """
     pinned = dict(pinned)
     while True:
-        decision = find_dead(graph, pinned=_mask(graph, pinned), fold=fold)
+        decision = find_rounded(graph, pinned=_mask(graph, pinned), fold=fold, round_to=round_to)
         plan = dataclasses.replace(make_plan(plain, graph, decision), form="graph", inputs=signature(example_inputs))
         folded = private_copy(plain)
         fold_(folded, decision)

@@ -32,6 +32,7 @@ from compress.surgery.input_sizes import other_sizes
 from compress.surgery.onnx_cut import Statics, Unwritable, Writer, moving_numbers, numbers_at
 from compress.surgery.onnx_session import Session
 from compress.surgery.report import CompactReport, report_of
+from compress.surgery.rounding import check_round_to
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.verify import Agreement, certify, in_double, other_runs
 
@@ -74,7 +75,12 @@ class OnnxResult:
 
 
 def compact_onnx(
-    path: Path, *, sizes: Mapping[str, Sequence[int]] | None = None, fold: bool = True, select: Select = "auto"
+    path: Path,
+    *,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+    fold: bool = True,
+    select: Select = "auto",
+    round_to: int = 1,
 ) -> OnnxResult:
     """Remove every dead channel from an ONNX file that can leave without a trace.
 
@@ -83,15 +89,18 @@ def compact_onnx(
         sizes: name of an input -> its shape, for inputs whose shapes the file leaves open.
         fold: whether constants other than 0 may be folded, as for ``compact``.
         select: whether channels may be selected in front of BatchNorms, as for ``compact``.
+        round_to: of what the widths of layers are to be multiples, as for ``compact``.
 
     Raises:
         ModelError: the file can't be read, or followed.
         ConstantOutputError: its output is the same for every input.
         VerificationError: the small model computes something else. It is not returned.
+        ConfigError: ``round_to`` is below 1.
     """
+    check_round_to(round_to)
     original, files = read_model(path)
     with torch.no_grad():
-        model, report = _Task(path, original, sizes or {}, fold=fold, select=select).run()
+        model, report = _Task(path, original, sizes or {}, fold=fold, select=select, round_to=round_to).run()
     _certify_(model, files, report.agreements)
     return OnnxResult(model, report, files)
 
@@ -123,9 +132,16 @@ class _Task:
     """One file that is to be cut."""
 
     def __init__(
-        self, path: Path, original: onnx.ModelProto, sizes: Mapping[str, Sequence[int]], *, fold: bool, select: Select
+        self,
+        path: Path,
+        original: onnx.ModelProto,
+        sizes: Mapping[str, Sequence[int]],
+        *,
+        fold: bool,
+        select: Select,
+        round_to: int,
     ):
-        self.path, self.original, self.fold, self.watch = path, original, fold, Stopwatch()
+        self.path, self.original, self.fold, self.round_to, self.watch = path, original, fold, round_to, Stopwatch()
         self.folded = fold_constants(original)
         with self.watch.stage("analysis"):
             self.network = OnnxNetwork(self.folded).eval()
@@ -181,7 +197,7 @@ class _Task:
         self.small = self.folded
         return cut_graph(
             self.network, self.graph, self.example, self.watch, fold=fold, replace=False, pinned={},
-            traces=self.traces, finish=self._write,
+            traces=self.traces, round_to=self.round_to, finish=self._write,
         )  # fmt: skip
 
     def _write(self, made: GraphCut, removed: Tensor) -> None:

@@ -24,7 +24,8 @@ from compress.groups import Groups
 from compress.pruning.allocation import UnreachableError, down_to
 from compress.pruning.candidates import locate
 from compress.pruning.cost import COSTS, Ledger, Term, params
-from compress.pruning.units import find_units
+from compress.pruning.units import find_units, in_blocks
+from compress.surgery.rounding import filled
 from compress.train.checkpoint import State
 from compress.train.config import BudgetSection, Config
 
@@ -117,14 +118,18 @@ class NetworkAccount(Account):
         groups: its coupled groups.
         section: the budget.
         example: images ``[1, C, H, W]``.
+        round_to: of what widths will be multiples: dead channels that fill the last block of a layer count as there.
     """
 
     margin = 0.3
 
-    def __init__(self, model: nn.Module, groups: Groups, section: BudgetSection, example: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, groups: Groups, section: BudgetSection, example: Tensor, round_to: int = 1
+    ) -> None:
         graph = channel_graph(model, (example,))
         self._terms = MEASURES[section.measure](model, graph)
         self._floor = section.floor
+        self._round_to = round_to
         self._classes = graph.classes.count
         self._partitions = graph.partitions
         self._class_of, self._rows, self._layers = locate(groups, graph)
@@ -133,16 +138,17 @@ class NetworkAccount(Account):
 
     def cost(self, dead: Tensor) -> float:  # noqa: D102
         nothing = torch.full((self._classes,), -1)
-        return Ledger(self._terms, nothing, self._by_class(dead)).total
+        return Ledger(self._terms, nothing, self._gone(dead)).total
 
     def needed(  # noqa: D102
         self, goal: float, importance: Tensor, dead: Tensor, tolerance: float = math.inf, *, at_least: bool = False
     ) -> Tensor:
-        gone = self._by_class(dead)
+        gone = self._gone(dead)
         scores = torch.full((self._classes,), torch.nan, dtype=torch.float64)
-        scores[self._class_of] = importance
+        scores[self._class_of] = importance.masked_fill(dead, 0.0)
         scores[gone] = torch.nan
         units = find_units(scores, self._layers, self._partitions)
+        units = in_blocks(units, [along[~gone[along]] for along in self._rows], self._round_to)
         ledger = Ledger(self._terms, units.of_class, gone, self._rows, self._floor)
         if ledger.total <= goal:
             return ~dead
@@ -152,10 +158,11 @@ class NetworkAccount(Account):
             ledger.restore(leaving.pop())
         return ~dead & ~units.members(leaving)[self._class_of]
 
-    def _by_class(self, dead: Tensor) -> Tensor:
+    def _gone(self, dead: Tensor) -> Tensor:
+        """Bool ``[classes]``: those that would leave."""
         gone = torch.zeros(self._classes, dtype=torch.bool)
         gone[self._class_of[dead]] = True
-        return gone
+        return filled(self._rows, gone, self._round_to)
 
 
 def _bytes(model: nn.Module, graph: ChannelGraph) -> list[Term]:
@@ -209,7 +216,7 @@ class Budget:
         if section.measure == "groups":
             self._account: Account = GroupAccount(regularizer.groups, section)
         else:
-            self._account = NetworkAccount(model, regularizer.groups, section, example)
+            self._account = NetworkAccount(model, regularizer.groups, section, example, config.run.round_to)
         self._held = 0
         self._check_reachable(regularizer)
         self.reserve = self._needed(0.0, regularizer.importance(), _dead(regularizer))

@@ -98,7 +98,7 @@ def _end(
     trained.masked.eval()
     example, _ = inputs.plain(data.validation, torch.arange(1))
     try:
-        result = compress.compact(trained.masked, (example,))
+        result = compress.compact(trained.masked, (example,), round_to=config.run.round_to)
     except ConstantOutputError as error:
         raise ModelError(_nothing_left(error, config)) from error
     max_abs_error = _check_agreement(trained.masked, result.model, data, inputs)

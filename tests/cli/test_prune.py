@@ -70,6 +70,19 @@ def test_thresholds_and_ratios(compress_command: Callable, dense: Path, tmp_path
     assert threshold["highest_zeroed"] < 0.9 <= threshold["lowest_kept"]
 
 
+def test_widths_are_rounded(compress_command: Callable, dense: Path, tmp_path: Path):
+    """And stay so for whoever goes on with the run."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    outcome = compress_command("prune", dense, "--out", once, "--target-params", "40%", "--round-to", 4)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert compress_command("prune", once, "--out", twice, "--target-params", "50%").code == 0
+    for out in (once, twice):
+        prune = json.loads((out / "summary.json").read_text())["origin"]["prune"]
+        assert prune["round_to"] == 4
+        for before, after in prune["report"]["layers"].values():
+            assert after % 4 == 0 or after == before
+
+
 def test_the_other_commands_take_a_pruned_run(compress_command: Callable, dense: Path, tmp_path: Path):
     out = tmp_path / "half"
     assert compress_command("prune", dense, "--out", out, "--target-params", "0.5").code == 0
@@ -104,6 +117,7 @@ def bad(*words: object, fault: str) -> object:
             fault="cannot be reached within 10% of itself: every layer keeps",
         ),
         bad("--target-macs", "30%", "--min-channels", 40, fault="at least 40 channels (min_channels)"),
+        bad("--target-macs", "50%", "--round-to", 0, fault="round_to=0: expected a whole number of channels"),
         bad("--keep-ratio", "-1", fault="--keep-ratio -1: expected a share"),
         bad("--keep-ratio", "2", fault="must be below 1"),
         bad("--threshold", "-1", fault="must be a finite number above 0"),

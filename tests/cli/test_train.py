@@ -46,6 +46,19 @@ def test_compactions_are_told_between_the_epochs(compress_command: Callable, tmp
     assert line.endswith(" s")
 
 
+def test_widths_are_rounded(compress_command: Callable, tmp_path: Path):
+    """With a target the channels that fill blocks count: it is met all the same."""
+    net, run = TINY_NET.replace("tiny_net", "wide_net"), tmp_path / "run"
+    options = ("--model", net, "--target-macs", "40%", "--round-to", "8", "--out", run)
+    assert compress_command("train", *SHORT, *options).code == 0
+    summary = json.loads((run / "summary.json").read_text())
+    layers = summary["report"]["layers"].values()
+    assert all(layer["after"] % 8 == 0 or layer["after"] == layer["before"] for layer in layers)
+    assert any(layer["after"] < layer["before"] for layer in layers)
+    assert not any(layer["kept"] for layer in layers)  # whole blocks are dead
+    assert summary["macs"]["compact"] == pytest.approx(summary["budget"]["reached"], rel=1e-6)
+
+
 def test_a_target_is_met(compress_command: Callable, tmp_path: Path):
     net, run = TINY_NET.replace("tiny_net", "wide_net"), tmp_path / "run"
     outcome = compress_command("train", *SHORT, "--model", net, "--target-macs", "40%", "--out", run)

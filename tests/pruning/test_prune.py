@@ -26,8 +26,8 @@ def network(randomise_, grouped):
 
     def make(name):
         torch.manual_seed(0)
-        if name == "grouped":
-            return grouped(), torch.randn(1, 3, 12, 12)
+        if name in (widths := {"grouped": 24, "wide-grouped": 96}):
+            return grouped(widths[name], 4), torch.randn(1, 3, 12, 12)
         channels, size = NETWORKS[name]
         model = build(name, num_classes=10, in_channels=channels, image_size=size)
         return randomise_(model), torch.randn(1, channels, size, size)
@@ -130,6 +130,32 @@ def test_floors_hold(plain):
     report = prune_(model, (x,), Target("keep-ratio", 0.6), Policy(min_channels=8))
     assert report.layers["a"] == (8, 8)
     assert report.groups - report.zeroed == 17
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "wide-grouped"])
+@pytest.mark.parametrize("round_to", [4, 8])
+def test_widths_that_were_pruned_are_multiples(network, name, round_to):
+    model, x = network(name)
+    report = prune_(model, (x,), Target("macs", 0.5), Policy(round_to=round_to))
+    assert abs(report.macs_after / report.macs_before - 0.5) <= 0.01
+    changed = {layer: after for layer, (before, after) in report.layers.items() if after != before}
+    assert changed
+    assert all(after % round_to == 0 for after in changed.values())
+    again = compact(model, (x,)).report  # no channel is there only to fill a block
+    assert {layer: width.after for layer, width in again.layers.items()} == {
+        layer: after for layer, (_, after) in report.layers.items()
+    }
+
+
+def test_dead_channels_that_fill_blocks_leave_first(plain):
+    model = plain(16, 32)
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        for part in (model.a.weight, model.norm.weight, model.norm.bias):
+            part[:5] = 0  # 11 live: five fill the block of 16
+    report = prune_(model, (x,), Target("keep-ratio", 40 / 48), Policy(round_to=8, normalise="none"))
+    assert report.layers == {"a": (16, 8), "b": (32, 32), "head": (5, 5)}
+    assert int(model.norm.weight.count_nonzero()) == 8
 
 
 def test_groups_of_a_convolution_lose_equally_many(grouped):
@@ -294,7 +320,7 @@ def test_a_network_that_can_lose_nothing_is_refused():
 def test_an_error_in_surgery_gives_the_weights_back(plain, monkeypatch):
     model = plain()
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("compress.pruning.prune.compact", lambda *_: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("compress.pruning.prune.compact", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         prune_(model, (torch.randn(1, 3, 8, 8),), Target("keep-ratio", 0.5))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

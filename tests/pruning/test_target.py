@@ -63,6 +63,7 @@ def test_bad_targets_are_refused(kind, value, message):
         ({"criterion": "random"}, "known: magnitude, bn-scale, taylor"),
         ({"normalise": "max"}, "known: none, size, layer"),
         ({"min_channels": 0}, "every layer must keep at least one channel"),
+        ({"round_to": 0}, "round_to=0: expected a whole number of channels"),
     ],
 )
 def test_bad_policies_are_refused(settings, message):

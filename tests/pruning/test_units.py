@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from compress.pruning.units import find_units, layers_of
+from compress.pruning.units import Units, find_units, in_blocks, layers_of
 
 NAN = torch.nan
 
@@ -80,3 +82,51 @@ def test_layers_are_joined_by_what_they_share():
     assert layers[2] == layers[3]
     assert len({int(layers[0]), int(layers[2]), int(layers[5])}) == 3
     assert layers_of([], 3).unique().numel() == 3
+
+
+def widths_when(blocks: Units, rows: list[torch.Tensor], leaving: list[int]) -> list[int]:
+    gone = blocks.members(leaving)
+    return [int((~gone[row]).sum()) for row in rows]
+
+
+def test_blocks_take_the_least_important_of_a_layer_first():
+    scores = torch.tensor([5.0, 1, 4, 2, 3, 6, 0], dtype=torch.float64)
+    units = find_units(scores, torch.zeros(7, dtype=torch.int64), [])
+    blocks = in_blocks(units, [torch.arange(7)], 4)
+    assert members(blocks) == [[0, 2, 4, 5], [1, 3, 6]]  # three first: 7 is no multiple of 4
+    assert blocks.score.tolist() == [1.0, 4.5]
+    assert blocks.highest.tolist() == [2.0, 6.0]
+
+
+def test_what_fills_no_block_stays():
+    """Six of nine channels may leave: one, to come to 8, and four more."""
+    scores = torch.tensor([0.0, 1, 2, 3, 4, 5, torch.nan, torch.nan, torch.nan], dtype=torch.float64)
+    rows = [torch.arange(9)]
+    blocks = in_blocks(find_units(scores, torch.zeros(9, dtype=torch.int64), []), rows, 4)
+    assert members(blocks) == [[0], [1, 2, 3, 4]]
+    assert blocks.of_class[5:].tolist() == [-1] * 4
+    assert widths_when(blocks, rows, [0, 1]) == [4]
+
+
+def test_channels_of_several_layers_leave_each_of_them_in_blocks():
+    """Layer A has channels 0 to 7, B 4 to 15: each part leaves on its own."""
+    rows = [torch.arange(8), torch.arange(4, 16)]
+    scores = torch.rand(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = in_blocks(find_units(scores, torch.zeros(16, dtype=torch.int64), []), rows, 2)
+    for count in range(len(blocks) + 1):
+        assert all(width % 2 == 0 for width in widths_when(blocks, rows, list(range(count))))
+    assert sum(len(unit) for unit in members(blocks)) == 16
+
+
+@pytest.mark.parametrize("round_to", [1, 3, 4, 8])
+def test_blocks_of_grouped_convolutions_are_whole_units(round_to):
+    """Four groups of six: a unit takes one channel of each."""
+    partition = torch.arange(24).reshape(4, 6)
+    scores = torch.rand(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = in_blocks(
+        find_units(scores, torch.zeros(24, dtype=torch.int64), [partition]), [torch.arange(24)], round_to
+    )
+    for unit in members(blocks):
+        assert len(unit) % math.lcm(round_to, 4) == 0
+        assert len({sum(cls // 6 == group for cls in unit) for group in range(4)}) == 1
+    assert all(width % round_to == 0 for width in widths_when(blocks, [torch.arange(24)], [0]))
