@@ -10,7 +10,7 @@ export COMPRESS_TEST_DATA
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-results test test-slow lint types check clean exam exam-onnx lenet5-mnist resnet20-cifar10jpeg \
         gate-load plots overhead throughput compact-every compact-every-seeds surgery-speed export-table penalties-mnist \
-        lenet5-mnist-weights arm64-instructions arm64-lock harness-honesty
+        lenet5-mnist-weights finetune-gains arm64-instructions arm64-lock harness-honesty
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -91,8 +91,14 @@ compact-every-seeds: setup ## compaction in training over seeds, some two hours;
 	$(BIN)/python experiments/compact_every_seeds.py vgg16-cifar10jpeg --data-dir $(RUNS)/cifar10-jpeg \
 	    --scratch $(RUNS)/compact-every-seeds --seeds 3 --markdown docs/results/compact-every-vgg16.md
 
+finetune-gains: setup ## distillation, averages, label smoothing after pruning; an hour; writes docs/results/
+	mkdir -p $(RUNS)/cifar10-jpeg && tar -xf $(DATA)/cifar10-jpeg.tar.xz -C $(RUNS)/cifar10-jpeg --skip-old-files
+	$(BIN)/python experiments/finetune_gains.py --data-dir $(RUNS)/cifar10-jpeg --scratch $(RUNS)/finetune-gains --seeds 3 \
+	    --markdown docs/results/finetune-gains.md
+
 surgery-speed: setup ## speed of surgery and of what it leaves; needs a quiet machine; writes docs/results/
 	$(BIN)/python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md
+	$(BIN)/python experiments/surgery_speed.py rounding --markdown docs/results/surgery-rounding.md
 	$(BIN)/python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
 	$(BIN)/python experiments/selection_cost.py --markdown docs/results/selection-cost.md
 

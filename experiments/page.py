@@ -59,4 +59,5 @@ def environment() -> str:
     """What the figures depend on."""
     import torch  # seconds: pages of files and reports do without
 
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads."
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {instructions}."

@@ -1,6 +1,7 @@
 """How fast surgery is, and how fast what it leaves behind.
 
     python experiments/surgery_speed.py latency --markdown docs/results/surgery-latency.md
+    python experiments/surgery_speed.py rounding --markdown docs/results/surgery-rounding.md
     python experiments/surgery_speed.py seconds --markdown docs/results/surgery-seconds.md
 
 Half of the free channels of each network are dead, with a BatchNorm shift that is not 0: the hard case, in which
@@ -30,6 +31,8 @@ from export import to_onnx
 
 BENCH = Path(sys.executable).parent / "bench"
 LATENCY = ("resnet18", "mobilenet_v2", "vgg11_bn")
+ROUNDED = ("resnet18", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x1_0", "vgg11_bn")
+BLOCKS = (1, 4, 8, 16)
 STAGES = ("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
 GROWTH = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
 
@@ -63,10 +66,16 @@ def kill_half_(model: nn.Module, x: Tensor, *, shifts: bool) -> None:
             parameters[name].index_fill_(dim, dead[classes].nonzero().flatten(), 0)
 
 
-def halved(name: str, x: Tensor, *, shifts: bool) -> tuple[nn.Module, CompactResult]:
-    """The masked network and what surgery made of it."""
+def masked(name: str, x: Tensor, *, shifts: bool) -> nn.Module:
+    """A network half of whose free channels are dead."""
     model = network(name)
     kill_half_(model, x, shifts=shifts)
+    return model
+
+
+def halved(name: str, x: Tensor, *, shifts: bool) -> tuple[nn.Module, CompactResult]:
+    """The masked network and what surgery made of it."""
+    model = masked(name, x, shifts=shifts)
     return model, compress.compact(model, (x,))
 
 
@@ -109,6 +118,23 @@ def latency_rows(seconds: float) -> Iterable[tuple[str, ...]]:
         yield (name, f"{result.report.max_exact_error:.0e}", str(carried), *ratios)
 
 
+def rounding_rows(seconds: float) -> Iterable[tuple[str, ...]]:
+    """Size and latency of compact networks over the masked one, by the block that widths are rounded to."""
+    x = torch.randn(1, 3, 224, 224)
+    for name in ROUNDED:
+        model = masked(name, x, shifts=True)
+        with tempfile.TemporaryDirectory() as folder:
+            whole, small = Path(folder) / "masked.onnx", Path(folder) / "compact.onnx"
+            to_onnx(model, (x,), whole)
+            for block in BLOCKS:
+                result = compress.compact(model, (x,), round_to=block)
+                to_onnx(result.model, (x,), small)
+                report = result.report
+                macs, params = report.macs_after / report.macs_before, report.params_after / report.params_before
+                shares = (f"{macs:.1%}", f"{params:.1%}")
+                yield (name, str(block), *shares, f"{report.max_exact_error:.0e}", ratio(small, whole, seconds))
+
+
 def stage_rows(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
     """Layers and seconds by stage."""
     x = torch.randn(1, 3, 224, 224)
@@ -143,6 +169,12 @@ REPORTS = {
         "channels that carry.",
         ("network", "float64 error", "carried", "over masked", "over same widths", "over living channels"),
         {"Latency": latency_rows},
+    ),
+    "rounding": Report(
+        "Latency (one thread) of the compact network over that of the masked one, by the block to whose multiples the "
+        "widths were rounded up with dead channels (`compress.compact(..., round_to=)`); 1: none.",
+        ("network", "block", "MACs", "parameters", "float64 error", "latency over masked"),
+        {"Rounding": rounding_rows},
     ),
     "seconds": Report(
         "Seconds from model to compact model, by stage, at 224x224. The type check captures the compact network again.",
