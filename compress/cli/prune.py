@@ -67,7 +67,7 @@ def prune(
     met is refused. Accuracy is told on the validation split after each act; the test split is read once, at the end.
     compress finetune then trains the compact network on.
     """
-    from compress.cli.tables import console, summary_table
+    from compress.cli.tables import console, summary_table, told_of
     from compress.pruning import Policy
     from compress.pruning.run import Task, prune_run
 
@@ -84,6 +84,8 @@ def prune(
     )
     screen.print(prune_table(summary))
     screen.print(summary_table(summary))
+    for line in told_of(summary["report"]):
+        typer.echo(f"{line}\n")
     directory = shlex.quote(str(out))
     typer.echo(f"run directory: {directory}\nnext:\n  compress finetune {directory}")
     typer.echo(f"  compress inspect {directory}\n  compress export {directory} --onnx model.onnx")

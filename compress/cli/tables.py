@@ -78,6 +78,11 @@ def layer_table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...
     return table
 
 
+def told_of(report: dict[str, Any]) -> list[str]:
+    """What surgery notes besides widths, a line each; from its report."""
+    return [f"note: {note}" for note in report["notes"]]
+
+
 def stays_note(run: str, report: dict[str, Any]) -> str | None:
     """What to do about channels that are zero and stay for the sake of ``forward``; from the report of surgery."""
     from compress.surgery.suspects import HELD_BY_FORWARD

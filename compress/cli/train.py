@@ -98,7 +98,7 @@ def train(
     if resume and recipe is None and out is None:
         raise ConfigError("--resume: say which run, --out RUN, or give its --recipe again")
 
-    from compress.cli.tables import console, stays_note, summary_table
+    from compress.cli.tables import console, stays_note, summary_table, told_of
     from compress.train.config import NO_PENALTY
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.recipe import resolve
@@ -125,6 +125,8 @@ def train(
         shares = [f"{met[key] / met['given']:.1%}" for key in ("reached", "target")]
         typer.echo(f"\nbudget: {shares[0]} of the {met['measure']} were left when the penalty ended, {shares[1]} asked")
         _compare_with_budget(summary)
+    for line in told_of(summary["report"]):
+        typer.echo(f"\n{line}")
     note = stays_note(str(directory), summary["report"])
     whole = summary["parameters"]["compact"] == summary["parameters"]["dense"]
     if note:

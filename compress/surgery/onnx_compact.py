@@ -31,7 +31,7 @@ from compress.surgery.graph_cut import Blocked, Channels, GraphCut, Traces
 from compress.surgery.input_sizes import other_sizes
 from compress.surgery.onnx_cut import Statics, Unwritable, Writer, moving_numbers, numbers_at
 from compress.surgery.onnx_session import Session
-from compress.surgery.report import CompactReport, report_of
+from compress.surgery.report import CompactReport, report_of, slow_widths
 from compress.surgery.rounding import check_round_to
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.verify import Agreement, certify, in_double, other_runs
@@ -242,7 +242,11 @@ class _Task:
         model.CopyFrom(self.small if removed else self.original)
         seconds = self.watch.seconds()
         report = report_of(self.network, cut, agreements, seconds, form="onnx")
-        notes = (*_without_rules(self.graph), *(_frozen(self.original) if removed else ()))
+        notes = (
+            *slow_widths(self.graph, report.layers),
+            *_without_rules(self.graph),
+            *(_frozen(self.original) if removed else ()),
+        )
         return model, dataclasses.replace(report, rewritten=(), notes=notes)  # those of the report are of torch code
 
 

@@ -14,9 +14,14 @@ from typing import Any
 from torch import nn
 
 from compress.files import write_json
+from compress.graph import ChannelGraph
 from compress.surgery.cut import Cut
 from compress.surgery.dead import dead_by_weight
 from compress.surgery.verify import Agreement
+
+ALIGNMENT = 4
+"""Channels: depthwise convolutions of other widths have a slow kernel in ONNX Runtime on x86, see
+``docs/results/surgery-rounding.md``."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def report_of(
     """What a cut did to ``plain``, with its certificate; see ``CompactReport``. ``form`` is the plan's by default."""
     exact = [a.max_relative_error for a in agreements if a.dtype == "float64"]
     own = [a for a in agreements if a.dtype == agreements[0].dtype]  # the network's own precision comes first
+    layers = _widths(cut)
     constant = (cut.after.layer_macs.get(f"{path}.weight", 0) for path in cut.plan.constant_layers)
     return CompactReport(
         params_before=sum(p.numel() for p in plain.parameters()),
@@ -117,7 +123,7 @@ def report_of(
         max_relative_error=max((a.max_relative_error for a in own), default=0.0),
         max_exact_error=max(exact) if exact else None,
         agreements=tuple(agreements),
-        layers=_widths(cut),
+        layers=layers,
         selections={
             path: (len(positions), int((~cut.decision.removed[selection.inputs]).sum()))
             for selection in cut.before.selections
@@ -128,8 +134,24 @@ def report_of(
         form=form or cut.plan.form,
         rewritten=cut.rewritten,
         more_removed=more_removed,
-        notes=cut.notes,
+        notes=(*cut.notes, *slow_widths(cut.before, layers)),
         seconds=seconds | {"cut": seconds["cut"] - seconds["type check"]},  # which runs inside it
+    )
+
+
+def slow_widths(graph: ChannelGraph, layers: dict[str, LayerWidth]) -> tuple[str, ...]:
+    """A line on depthwise convolutions whose new widths may cost more than they save, if there are any."""
+    slow = sum(
+        groups == layers[layer].before > layers[layer].after and layers[layer].after % ALIGNMENT > 0
+        for name, groups in graph.groups.items()
+        if (layer := name.removesuffix(".weight")) in layers
+    )
+    if not slow:
+        return ()
+    have = "depthwise convolution has a width that is" if slow == 1 else "depthwise convolutions have widths that are"
+    return (
+        f"{slow} {have} no multiple of {ALIGNMENT}, which ONNX Runtime may compute more slowly than more channels: "
+        "round widths up with round_to=8 (--round-to 8), and measure",
     )
 
 

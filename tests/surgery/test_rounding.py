@@ -133,3 +133,15 @@ def test_channels_that_leave_together_are_counted_in_every_layer(randomise_: Cal
     for classes in rows:
         stay = int((~left[classes]).sum())
         assert stay % 8 == 0 or stay == classes.numel() or not bool(left[classes].any())
+
+
+def test_slow_widths_are_told(randomise_: Callable, kill_: Callable, tmp_path: Path) -> None:
+    model = randomise_(Block()).float()
+    assert compact(model, (X.float(),)).report.notes == ()
+    for part in (model.wide, model.depthwise):
+        kill_(part, list(range(9)))
+    [note] = compact(model, (X.float(),)).report.notes
+    assert note.startswith("1 depthwise convolution has a width that is no multiple of 4")
+    assert compact(model, (X.float(),), round_to=4).report.notes == ()
+    to_onnx(model, (X[:1].float(),), tmp_path / "model.onnx")
+    assert compact_onnx(tmp_path / "model.onnx").report.notes == (note,)
