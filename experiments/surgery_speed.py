@@ -34,6 +34,10 @@ LATENCY = ("resnet18", "mobilenet_v2", "vgg11_bn")
 ROUNDED = ("resnet18", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "shufflenet_v2_x1_0", "vgg11_bn")
 BLOCKS = (1, 4, 8, 16)
 STAGES = ("resnet50", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "vit_b_16", "swin_t")
+LARGE = (
+    *("vgg19_bn", "wide_resnet101_2", "regnet_x_32gf", "efficientnet_b7", "maxvit_t", "swin_s", "swin_v2_t", "swin_b"),
+    *("convnext_large", "vit_l_32"),
+)
 GROWTH = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet121", "densenet169", "densenet201")
 
 
@@ -179,7 +183,11 @@ REPORTS = {
     "seconds": Report(
         "Seconds from model to compact model, by stage, at 224x224. The type check captures the compact network again.",
         ("network", "layers", "analysis", "cut", "comparison", "type check", "all but type check", "ms a layer"),
-        {"Networks": lambda _: stage_rows(STAGES), "Growth with depth": lambda _: stage_rows(GROWTH)},
+        {
+            "Networks": lambda _: stage_rows(STAGES),
+            "Growth with depth": lambda _: stage_rows(GROWTH),
+            "Networks of 28 to 306 million parameters": lambda _: stage_rows(LARGE),
+        },
     ),
 }
 
