@@ -1,6 +1,8 @@
 """``prune_``: the target is met by the network that compact makes of it, with random weights."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -324,3 +326,15 @@ def test_an_error_in_surgery_gives_the_weights_back(plain, monkeypatch):
     with pytest.raises(MemoryError):
         prune_(model, (torch.randn(1, 3, 8, 8),), Target("keep-ratio", 0.5))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_documents_example_runs(plain):
+    text = Path(__file__).parents[2].joinpath("docs", "pruning.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    model, x = plain(48, 64), torch.randn(1, 3, 8, 8)
+    names = {"model": model, "x": x, "loader": labelled(x, 5)}
+    exec(code, names)
+    report, result = names["report"], names["result"]
+    assert abs(report.macs_after / report.macs_before - 0.5) <= 0.01
+    assert result.report.macs_after == report.macs_after
+    assert [width.after % 8 for name, width in result.report.layers.items() if name != "head"] == [0, 0]
