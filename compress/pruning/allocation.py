@@ -32,15 +32,16 @@ class UnreachableError(ConfigError):
 
 
 def ranks(units: Units) -> Tensor:
-    """Each unit's place in its layer, float64 ``[units]`` in (0, 1): 0.5 divides a layer into halves.
+    """Each unit's place among the channels of its layer, float64 ``[units]`` in (0, 1): 0.5 divides it into halves.
 
     Used instead of scores where every layer is to lose the same share.
     """
     places = torch.empty(len(units), dtype=torch.float64)
+    sizes = torch.bincount(units.of_class[units.of_class >= 0], minlength=len(units)).double()
     for layer in torch.unique(units.layer):
         own = (units.layer == layer).nonzero().flatten()
         order = own[torch.argsort(units.score[own], stable=True)]
-        places[order] = (torch.arange(len(own), dtype=torch.float64) + 0.5) / len(own)
+        places[order] = (sizes[order].cumsum(0) - sizes[order] / 2) / sizes[own].sum()
     return places
 
 

@@ -126,6 +126,14 @@ def test_per_layer_keeps_the_same_share_of_each(plain):
     assert report.layers == {"a": (8, 6), "b": (20, 15), "head": (5, 5)}
 
 
+def test_per_layer_counts_channels_not_blocks(plain):
+    """Of 20 channels in blocks of 8 four leave first: then 8 of what is left are the next ones below the half."""
+    model = plain(20, 48)
+    policy = Policy(per_layer=True, round_to=8)
+    report = prune_(model, (torch.randn(1, 3, 8, 8),), Target("keep-ratio", 0.5), policy)
+    assert report.layers == {"a": (20, 8), "b": (48, 24), "head": (5, 5)}
+
+
 def test_floors_hold(plain):
     model = plain(8, 20)
     x = torch.randn(1, 3, 8, 8)
