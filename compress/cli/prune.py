@@ -70,11 +70,13 @@ def prune(
     from compress.cli.tables import console, summary_table, told_of
     from compress.pruning import Policy
     from compress.pruning.run import Task, prune_run
+    from compress.train.rundir import open_run
 
     target = read_target(
         {"threshold": threshold, "keep-ratio": keep_ratio, "macs": target_macs, "params": target_params}
     )
-    policy = Policy(criterion, normalise, per_layer, min_channels, 1 if round_to is None else round_to)
+    block = open_run(run).config.run.round_to if round_to is None else round_to
+    policy = Policy(criterion, normalise, per_layer, min_channels, block)
     screen = console()
     summary = prune_run(
         run,

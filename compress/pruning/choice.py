@@ -69,6 +69,12 @@ class Goal:
             f"{found:,.0f} {NAMES[self.target.kind]} ({found / self.given:.2%}){meant}"
         )
 
+    def no_block(self, policy: Policy) -> ConfigError:
+        """What to tell where no layer can lose a whole block."""
+        return ConfigError(
+            f"{self.asked}: no layer can lose a whole block of {policy.round_to} channels; remove more, or round less"
+        )
+
 
 def make_goal(target: Target, model: nn.Module, candidates: Candidates) -> Goal:
     """The goal of a target for a network.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,6 +107,13 @@ def prune_(
             result = compact(model, example_inputs, round_to=policy.round_to)
             stuck = choice.leaving & ~removed_classes(candidates.graph, result.plan)
             refused = _refused(model, example_inputs, stuck, policy.round_to)
+            if policy.round_to > 1 and bool(stuck.any()) and not bool(refused.any()):  # they would be zero for nothing
+                undo_()
+                choice = replace(choice, leaving=choice.leaving & ~stuck)
+                if not bool(choice.leaving.any()):
+                    raise goal.no_block(policy)
+                candidates.zero_(choice.leaving)
+                result = compact(model, example_inputs, round_to=policy.round_to)
             missed = target.cost(result.report) - goal.value if target.kind in COSTS else 0.0
             if bool(refused.any()):  # forward splits the channels of these layers: others of them would fare no better
                 excluded |= torch.isin(candidates.layers, candidates.layers[refused])

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Task:
 
     Attributes:
         target: when to stop.
-        policy: how to choose; its ``round_to``, where that is 1, is the run's own.
+        policy: how to choose.
         batches: batches of training images that are shown to a criterion that reads images.
         recalibrate: batches of training images from which BatchNorm statistics are estimated anew; 0 leaves them.
         device: as in ``run.device`` of a recipe; the run's own by default.
@@ -74,10 +74,8 @@ def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] 
     check_new(out)
     run = open_run(source)
     own: dict[str, Any] = {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
-    if task.policy.round_to > 1:
-        own["run.round_to"] = task.policy.round_to
+    own["run.round_to"] = task.policy.round_to
     config = resolve(run.path / CONFIG, own | images_at(run.config, task.data_dir))
-    task = replace(task, policy=replace(task.policy, round_to=config.run.round_to))
     with cpu_threads(config.run.threads):
         return _prune_run(run, config, task, say)
 

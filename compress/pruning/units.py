@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, product
 
 import torch
 from scipy.sparse import coo_array
@@ -84,8 +84,8 @@ def find_units(scores: Tensor, layers: Tensor, partitions: Sequence[Tensor]) -> 
 def in_blocks(units: Units, rows: Sequence[Tensor], round_to: int) -> Units:
     """Units put together, so that what leaves a layer with one of them is a multiple of ``round_to`` channels.
 
-    Units of the same layers are taken in the order of their scores. The first block is smaller where that brings the
-    layers' widths down to a multiple; units that fill no block stay.
+    Units of the same layers are taken in the order of their scores. Where widths are no multiples, the first block is
+    another: it brings all layers that share channels down to multiples at once. Units that fill no block stay.
 
     Args:
         units: what may leave.
@@ -99,35 +99,76 @@ def in_blocks(units: Units, rows: Sequence[Tensor], round_to: int) -> Units:
         inside = units.of_class[classes]
         for unit, count in zip(*torch.unique(inside[inside >= 0], return_counts=True), strict=True):
             taken[int(unit)][row] = int(count)
-    cells: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    cells: dict[_Places, list[int]] = {}
     for unit in torch.argsort(units.score, stable=True).tolist():
         cells.setdefault(tuple(taken[unit].items()), []).append(unit)
     over = [len(row) % round_to for row in rows]
+    blocks: list[list[list[int]]] = []  # each of parts of several cells
+    for together in _sharing(list(cells)):
+        first = _first(together, [len(cells[places]) for places in together], over, round_to)
+        if any(first):
+            blocks.append([cells[places][:n] for places, n in zip(together, first, strict=True) if n])
+        for places, n in zip(together, first, strict=True):
+            size, members = _period(places, round_to), cells[places]
+            blocks += [[members[start : start + size]] for start in range(n, len(members) - size + 1, size)]
     block_of = torch.full((len(units) + 1,), -1, dtype=torch.int64)  # the last entry stands for -1
-    count = 0
-    for places, members in cells.items():
-        size = math.lcm(*(round_to // math.gcd(round_to, channels) for _, channels in places))
-        fitting = (n for n in range(1, size) if all((over[row] - n * c) % round_to == 0 for row, c in places))
-        first = next(fitting, 0)
-        if first:
-            over = [0 if row in dict(places) else rest for row, rest in enumerate(over)]
-        bounds = [0, first] if first else [0]
-        bounds += range(first + size, len(members) + 1, size)
-        for start, end in pairwise(bounds):
-            if end <= len(members):
-                block_of[members[start:end]] = count
-                count += 1
-    return _of_units(units, block_of[:-1], block_of[units.of_class], count)
+    for block, parts in enumerate(blocks):
+        block_of[[unit for part in parts for unit in part]] = block
+    scores = [min(float(units.score[part].mean()) for part in parts) for parts in blocks]
+    return _of_units(units, block_of[:-1], block_of[units.of_class], torch.tensor(scores, dtype=torch.float64))
 
 
-def _of_units(units: Units, block_of: Tensor, of_class: Tensor, count: int) -> Units:
+_Places = tuple[tuple[int, int], ...]
+"""The layers of a unit, and how many channels it takes in each."""
+
+
+def _period(places: _Places, round_to: int) -> int:
+    """How many units leave whole blocks in all of their layers."""
+    return math.lcm(*(round_to // math.gcd(round_to, channels) for _, channels in places))
+
+
+def _sharing(cells: list[_Places]) -> list[list[_Places]]:
+    """Cells that have layers in common, together."""
+    found: list[tuple[set[int], list[_Places]]] = []
+    for cell in cells:
+        rows, members = {row for row, _ in cell}, [cell]
+        for known in [known for known in found if known[0] & rows]:
+            found.remove(known)
+            rows, members = rows | known[0], [*known[1], *members]
+        found.append((rows, members))
+    return [members for _, members in found]
+
+
+COMBINATIONS = 10_000
+"""First blocks that are tried."""
+
+
+def _first(cells: list[_Places], sizes: list[int], over: list[int], round_to: int) -> list[int]:
+    """How many units of each cell leave first, so that all their layers have multiples; all 0 where that can't be."""
+    alone = Counter(row for places in cells for row, _ in places)
+    options = []
+    for places, size in zip(cells, sizes, strict=True):
+        own = [(row, channels) for row, channels in places if alone[row] == 1]
+        counts = range(min(_period(places, round_to), size + 1))
+        options.append([n for n in counts if all((over[row] - n * channels) % round_to == 0 for row, channels in own)])
+    for chosen in islice(product(*options), COMBINATIONS):
+        left = dict(enumerate(over))
+        for places, n in zip(cells, chosen, strict=True):
+            for row, channels in places:
+                left[row] -= n * channels
+        if all(rest % round_to == 0 for row, rest in left.items() if alone[row]):
+            return list(chosen)
+    return [0] * len(cells)
+
+
+def _of_units(units: Units, block_of: Tensor, of_class: Tensor, score: Tensor) -> Units:
     inside = block_of >= 0
-    blocks, empty = block_of[inside], torch.zeros(count, dtype=torch.float64)
+    blocks = block_of[inside]
     return Units(
         of_class,
-        empty.index_add(0, blocks, units.score[inside]) / torch.bincount(blocks, minlength=count),
-        empty.scatter_reduce(0, blocks, units.highest[inside], "amax", include_self=False),
-        torch.zeros(count, dtype=torch.int64).index_copy(0, blocks, units.layer[inside]),
+        score,
+        torch.zeros_like(score).scatter_reduce(0, blocks, units.highest[inside], "amax", include_self=False),
+        torch.zeros(len(score), dtype=torch.int64).index_copy(0, blocks, units.layer[inside]),
     )
 
 

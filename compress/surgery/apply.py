@@ -81,15 +81,13 @@ def _runs_itself(graph: ChannelGraph, path: str) -> bool:
     return any(operation.where == path for operation in graph.operations)
 
 
-def apply_(model: nn.Module, decision: Decision, plan: Plan, *, double: bool = False) -> None:
-    """Fold and cut, in place. Folds are computed in float64 and cast once; where the result is to be ``double``, not.
+def apply_(model: nn.Module, decision: Decision, plan: Plan) -> None:
+    """Fold and cut, in place. Folds are computed in float64 and cast once.
 
     What ``folded_into`` names is written to; other tensors are replaced where they are cut, and else left.
     """
     new = _fold_(model, decision)
     plan.reshape_(model)
-    if double:
-        model.double()
     rows = {fold.target[1]: _kept_rows(plan, fold) for fold in decision.folds}
     for name, value in new.items():
         bias = model.get_parameter(name).detach()

@@ -11,32 +11,24 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from compress.errors import ModelError, first_line
 
 
-def private_copy(
-    model: nn.Module,
-    parameter: Callable[[nn.Parameter], nn.Parameter] | None = None,
-    buffer: Callable[[Tensor], Tensor] | None = None,
-) -> nn.Module:
+def private_copy(model: nn.Module, parameter: Callable[[nn.Parameter], nn.Parameter] | None = None) -> nn.Module:
     """A deep copy, also of networks that hold computed tensors, which ``copy.deepcopy`` alone refuses.
 
     Args:
         model: the network.
         parameter: what stands in the copy for each parameter, by default a copy of it; a run that is to change nothing
             but buffers and attributes does with the parameter itself.
-        buffer: what stands for each buffer, likewise.
 
     Raises:
         ModelError: it holds something that can't be copied.
     """
     memo: dict[int, object] = {} if parameter is None else {id(p): parameter(p) for p in model.parameters()}
-    if buffer is not None:
-        memo |= {id(b): buffer(b) for b in model.buffers()}
     for module in model.modules():
         for value in _computed(vars(module), set()):
             memo[id(value)] = value.detach().clone()
@@ -50,28 +42,25 @@ def private_copy(
 
 
 def double_copy(model: nn.Module) -> nn.Module:
-    """A private copy in float64; each weight is written once."""
-    return private_copy(model, parameter=doubled, buffer=doubled_buffer).double()
-
-
-def doubled(parameter: nn.Parameter) -> nn.Parameter:
-    """A parameter of its own, in float64."""
-    if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
-        return copy.deepcopy(parameter)  # a class of its own knows how to copy itself
-    value = parameter.detach().to(torch.float64, copy=True)
-    return nn.Parameter(value, requires_grad=parameter.requires_grad)
-
-
-def doubled_buffer(buffer: Tensor) -> Tensor:
-    """A buffer of its own; numbers that are not whole in float64."""
-    return buffer.to(torch.float64, copy=True) if buffer.is_floating_point() else copy.deepcopy(buffer)
+    """A private copy in float64, as the network's own ``double`` makes it."""
+    twin = private_copy(model, parameter=sharing).double()
+    own_(twin, model)
+    return twin
 
 
 def sharing(parameter: nn.Parameter) -> nn.Parameter:
-    """Another parameter over the same memory: for a copy in which it is replaced or only read."""
+    """Another parameter over the same memory, for a copy in which it is replaced; see ``own_``."""
     if type(parameter) is not nn.Parameter:
-        return copy.deepcopy(parameter)
+        return copy.deepcopy(parameter)  # a class of its own knows how to copy itself
     return nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+
+
+def own_(copied: nn.Module, model: nn.Module) -> None:
+    """Give a copy memory of its own for parameters that it still shares with ``model``: a forward may write there."""
+    shared = {parameter.data_ptr() for parameter in model.parameters()}
+    for parameter in copied.parameters():
+        if type(parameter) is nn.Parameter and parameter.data_ptr() in shared:
+            parameter.data = parameter.data.clone()
 
 
 def _computed(container: Any, seen: set[int]) -> Iterator[Tensor]:

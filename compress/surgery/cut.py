@@ -14,7 +14,7 @@ from compress.errors import ModelError
 from compress.graph import ChannelGraph, channel_graph
 from compress.graph.modules import owners
 from compress.surgery.apply import apply_, fold_, folded_into, make_plan, replace_constants_
-from compress.surgery.bake import double_copy, doubled, doubled_buffer, private_copy, sharing
+from compress.surgery.bake import double_copy, own_, private_copy, sharing
 from compress.surgery.dead import Decision
 from compress.surgery.graph_cut import Blocked, GraphCut, Traces
 from compress.surgery.plan import Plan, signature
@@ -83,8 +83,7 @@ def cut_class(
     while True:
         decision = find_rounded(graph, pinned=_mask(graph, pinned), fold=fold, round_to=round_to)
         plan = make_plan(plain, graph, decision)
-        small = _copy_to_cut(plain, decision, own=copy.deepcopy)
-        apply_(small, decision, plan)
+        small = _cut_copy(plain, decision, plan)
         with watch.stage("type check"):
             # far cheaper than to trace it in vain
             failing = failing_module(private_copy(small, parameter=lambda own: own), example_inputs)
@@ -167,16 +166,14 @@ def _graph_or_none(small: nn.Module, example_inputs: tuple[Tensor, ...], graph: 
         return None
 
 
-def _copy_to_cut(
-    plain: nn.Module,
-    decision: Decision,
-    own: Callable[[nn.Parameter], nn.Parameter],
-    buffer: Callable[[Tensor], Tensor] | None = None,
-) -> nn.Module:
-    """A copy for ``apply_``: parameters that it writes to are its ``own``, the others are shared until they are cut."""
+def _cut_copy(plain: nn.Module, decision: Decision, plan: Plan) -> nn.Module:
+    """A copy that is cut; of what leaves in part only the rest is copied, where nothing is folded into it."""
     holders = owners(plain)
     written = {id(getattr(*holders[name][0])) for name in folded_into(decision)}
-    return private_copy(plain, lambda p: own(p) if id(p) in written or p.ndim < 2 else sharing(p), buffer)
+    small = private_copy(plain, lambda p: copy.deepcopy(p) if id(p) in written else sharing(p))
+    apply_(small, decision, plan)
+    own_(small, plain)
+    return small
 
 
 def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], traces: Traces) -> nn.Module | None:
@@ -186,10 +183,9 @@ def double_twin(plain: nn.Module, cut: Cut, example_inputs: tuple[Tensor, ...], 
     """
     if all(p.dtype == torch.float64 for p in plain.parameters()):
         return None
-    if cut.plan.form == "class":
-        twin = _copy_to_cut(plain, cut.decision, own=doubled, buffer=doubled_buffer)
-        apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()), double=True)
-        return twin
     twin = double_copy(plain)
+    if cut.plan.form == "class":
+        apply_(twin, cut.decision, dataclasses.replace(cut.plan, constant_layers=()))
+        return twin
     fold_(twin, cut.decision)
     return cut.plan.as_graph(twin, in_double(example_inputs), traces).module

@@ -41,7 +41,7 @@ def find_rounded(graph: ChannelGraph, *, pinned: Tensor, fold: bool, round_to: i
         fold: whether constants other than 0 may be folded.
         round_to: channels of a block; 1 rounds nothing.
     """
-    rows = [classes for (name, _), classes in graph.out_slices().items() if graph.tensors[name].ndim > 1]
+    rows = [classes for (name, _), classes in graph.out_slices().items() if name in graph.layer_macs]
     back = torch.zeros(graph.classes.count, dtype=torch.bool)
     while True:
         decision = find_dead(graph, pinned=pinned | back, fold=fold)
@@ -77,8 +77,11 @@ def filled(rows: Sequence[Tensor], removed: Tensor, round_to: int) -> Tensor:
             gone = classes[left[classes]]
             missing = min((gone.numel() - classes.numel()) % round_to, gone.numel())
             if missing:
-                some = gone[layers[gone] <= layers[gone].sort().values[missing - 1]]
-                left[some[torch.arange(missing) * some.numel() // missing]] = False
+                some, channels = torch.unique(
+                    gone[layers[gone] <= layers[gone].sort().values[missing - 1]], return_counts=True
+                )
+                count = -(-missing // int(channels.max()))  # a class may be a whole attention head
+                left[some[torch.arange(count) * some.numel() // count]] = False
         if torch.equal(left, before):
             break
     return left

@@ -318,7 +318,7 @@ class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif name not in _RANGES:
             noted = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, (int, float)))
         self._note(name, noted, args)
-        known = _without_looking(name, args) if isinstance(args[0] if args else None, Tensor) else None
+        known = _without_looking(name, args) if args and isinstance(args[0], Tensor) and not kwargs else None
         return func(*args, **kwargs) if known is None else known
 
     def _note(self, name: str, numbers: tuple[Any, ...], args: Any) -> None:
@@ -338,16 +338,20 @@ def _without_looking(name: str, args: Any) -> Any:
     x = args[0]
     if not x.is_meta:
         return None
-    if name == "aten::gelu":
+    if name == "aten::gelu" and len(args) == 1:
         return torch.empty_like(x)
     if "batch_norm" in name and not any(a is True for a in args):
         return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    others = [a for a in args[1:] if isinstance(a, Tensor)]
+    if not x.is_floating_point() or any(a.dtype != x.dtype or not a.is_meta for a in others):
+        return None
     if name == "aten::native_layer_norm" and (over := len(args[1])) and list(x.shape[-over:]) == list(args[1]):
         statistics = (*x.shape[:-over], *(1 for _ in args[1]))
-        alike = torch.empty_like(x, memory_format=torch.contiguous_format)
-        return alike, x.new_empty(statistics), x.new_empty(statistics)
-    if name == "aten::addmm" and all(a.dtype == x.dtype and a.is_meta for a in args[1:3]):
-        (rows, inner), (own, columns) = args[1].shape, args[2].shape
+        if all(list(a.shape) == list(args[1]) for a in others):
+            alike = torch.empty_like(x, memory_format=torch.contiguous_format)
+            return alike, x.new_empty(statistics), x.new_empty(statistics)
+    if name == "aten::addmm" and [a.ndim for a in others] == [2, 2]:
+        (rows, inner), (own, columns) = others[0].shape, others[1].shape
         if inner == own and tuple(x.shape) == (columns,):
             return x.new_empty(rows, columns)
     return None

@@ -62,6 +62,10 @@ class Account(ABC):
     def cost(self, dead: Tensor) -> float:
         """The count without the groups ``dead``, bool ``[groups]``."""
 
+    def leaving(self, dead: Tensor) -> Tensor:
+        """Bool ``[groups]``: those of the groups ``dead`` that leave; the others fill the last block of a layer."""
+        return dead
+
     @abstractmethod
     def needed(
         self, goal: float, importance: Tensor, dead: Tensor, tolerance: float = math.inf, *, at_least: bool = False
@@ -157,6 +161,9 @@ class NetworkAccount(Account):
         while at_least and ledger.total < goal:
             ledger.restore(leaving.pop())
         return ~dead & ~units.members(leaving)[self._class_of]
+
+    def leaving(self, dead: Tensor) -> Tensor:  # noqa: D102
+        return dead & self._gone(dead)[self._class_of]
 
     def _gone(self, dead: Tensor) -> Tensor:
         """Bool ``[classes]``: those that would leave."""
@@ -261,7 +268,7 @@ class Budget:
         except UnreachableError as error:  # as near as whole channels come
             nearest = abs(error.nearest - account.goal)
             stays = account.needed(account.goal, worth, dead, nearest * (1 + ROUNDING))
-        regularizer.zero_(~stays)
+        regularizer.zero_(account.leaving(~stays))
         self.landing = Landing(self._measure, account.goal, account.cost(~stays), account.given)
 
     def state(self) -> State:

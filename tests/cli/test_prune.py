@@ -81,6 +81,12 @@ def test_widths_are_rounded(compress_command: Callable, dense: Path, tmp_path: P
         assert prune["round_to"] == 4
         for before, after in prune["report"]["layers"].values():
             assert after % 4 == 0 or after == before
+    assert (
+        compress_command("prune", once, "--out", tmp_path / "finer", "--keep-ratio", "90%", "--round-to", 1).code == 0
+    )
+    finer = json.loads((tmp_path / "finer" / "summary.json").read_text())["origin"]["prune"]
+    assert finer["round_to"] == 1
+    assert any(after % 4 for _, after in finer["report"]["layers"].values())
 
 
 def test_the_other_commands_take_a_pruned_run(compress_command: Callable, dense: Path, tmp_path: Path):

@@ -157,6 +157,34 @@ def test_widths_that_were_pruned_are_multiples(network, name, round_to):
     }
 
 
+class Joined(nn.Module):
+    """Layers of 20 and 12 channels side by side, and a depthwise one and a residual over all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(3, 12, 3, padding=1)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.inner, self.outer = nn.Conv2d(32, 40, 1), nn.Conv2d(40, 32, 1)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.depthwise(torch.cat((self.a(x), self.b(x)), 1).relu()).relu()
+        return self.head((x + self.outer(self.inner(x).relu())).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("target", [Target("keep-ratio", 0.6), Target("threshold", 0.95), Target("macs", 0.45)])
+@pytest.mark.parametrize("name", ["joined", "wide-grouped", "plain"])
+def test_nothing_is_zeroed_only_to_fill_a_block(network, plain, randomise_, name, target):
+    own = {"joined": lambda: randomise_(Joined()), "plain": lambda: plain(30, 45)}
+    model, x = (own[name](), torch.randn(1, 3, 8, 8)) if name in own else network(name)
+    report = prune_(model, (x,), target, Policy(round_to=8))
+    changed = {layer: after for layer, (before, after) in report.layers.items() if after != before}
+    assert all(after % 8 == 0 for after in changed.values())
+    assert changed
+    for layer, (_, after) in report.layers.items():
+        assert int((model.get_submodule(layer).weight != 0).flatten(1).any(1).sum()) == after
+
+
 def test_dead_channels_that_fill_blocks_leave_first(plain):
     model = plain(16, 32)
     x = torch.randn(1, 3, 8, 8)

@@ -118,6 +118,19 @@ def test_channels_of_several_layers_leave_each_of_them_in_blocks():
     assert sum(len(unit) for unit in members(blocks)) == 16
 
 
+@pytest.mark.parametrize(("one", "other"), [(20, 12), (29, 3), (58, 58), (12, 4)])
+def test_layers_of_which_none_is_a_multiple_come_to_one_together(one, other):
+    """Two layers that are concatenated, and a depthwise one of all their channels."""
+    count = one + other
+    rows = [torch.arange(one), torch.arange(one, count), torch.arange(count)]
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks = in_blocks(find_units(scores, torch.zeros(count, dtype=torch.int64), []), rows, 4)
+    order = blocks.score.argsort().tolist()
+    for taken in range(1, len(order) + 1):
+        assert all(width % 4 == 0 for width in widths_when(blocks, rows, order[:taken]))
+    assert sum(len(unit) for unit in members(blocks)) == count
+
+
 @pytest.mark.parametrize("round_to", [1, 3, 4, 8])
 def test_blocks_of_grouped_convolutions_are_whole_units(round_to):
     """Four groups of six: a unit takes one channel of each."""

@@ -10,12 +10,13 @@ from contextlib import suppress
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from compress.errors import ModelError, VerificationError
 from compress.graph.caches import unspoilt
 from compress.surgery import compact
+from compress.surgery.plan import weights_hash
 from compress.surgery.verify import certify
 
 X = torch.randn(1, 3, 16, 16)
@@ -250,3 +251,45 @@ def test_imaginary_parts_are_compared(net):
 
     with pytest.raises(VerificationError, match="differs from the original"):
         certify(scaled(1.0), scaled(5.0), None, (X.double(),))
+
+
+class Single(nn.Module):
+    """A part that keeps its own precision, whatever the network around it is cast to."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def _apply(self, fn, recurse=True):
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.float()).to(x.dtype)
+
+
+class Clamped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.conv.weight.clamp_(-0.2, 0.2)
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("part", [Single, Clamped])
+def test_parts_with_weights_of_their_own_kind_are_no_obstacle(part: type[nn.Module]) -> None:
+    """Weights that are not cut are those of the network, and are written to by nobody but its forward."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 1), nn.ReLU(), part(), nn.Flatten(1))
+    with torch.no_grad():
+        model[0].weight[:3] = 0
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = compact(model.eval(), (torch.randn(1, 3, 8, 8),))
+    assert result.model[0].out_channels < 12
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert result.plan.hash_before == weights_hash(before)
+    with torch.no_grad():
+        result.model[4].conv.weight.add_(1)
+    assert torch.equal(before["4.conv.weight"], model[4].conv.weight)

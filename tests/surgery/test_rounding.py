@@ -145,3 +145,30 @@ def test_slow_widths_are_told(randomise_: Callable, kill_: Callable, tmp_path: P
     assert compact(model, (X.float(),), round_to=4).report.notes == ()
     to_onnx(model, (X[:1].float(),), tmp_path / "model.onnx")
     assert compact_onnx(tmp_path / "model.onnx").report.notes == (note,)
+
+
+class Heads(nn.Module):
+    """Attention of four heads, with a temperature for each, as Swin v2 and XCiT have it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+        self.qkv, self.out = nn.Linear(16, 12 * width), nn.Linear(4 * width, 16)
+        self.temperature = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, -1, self.width).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("width", "round_to", "left"), [(24, 16, 2), (36, 8, 2), (8, 8, 1), (16, 8, 1)])
+def test_no_more_heads_stay_than_fill_the_block(randomise_: Callable, width: int, round_to: int, left: int) -> None:
+    """Three of four heads are dead: that there are four temperatures is no reason to keep them."""
+    model = randomise_(Heads(width))
+    with torch.no_grad():
+        model.out.weight[:, width:] = 0
+    x = torch.randn(1, 5, 16, dtype=torch.float64)
+    result = compact(model, (x,), prefer="smallest", round_to=round_to)
+    assert result.report.layers["qkv"].after == 3 * left * width
+    torch.testing.assert_close(result.model(x), model(x))
