@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from compress.errors import ConstantOutputError, ModelError
 from compress.graph import ChannelGraph, Consumer, consumers, graph_of, trace
 from compress.surgery.dead import dead_by_weight, find_dead
+from compress.surgery.running import random_inputs
 from compress.surgery.select import may_select, worth_selecting
-from compress.surgery.verify import Run, random_inputs
+from compress.surgery.watch import Run
 
 Select = Literal["auto", "never", "always"]
 

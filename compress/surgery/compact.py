@@ -20,9 +20,11 @@ from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan, signature, weights_hash
 from compress.surgery.report import CompactReport, report_of
 from compress.surgery.rounding import check_round_to
+from compress.surgery.running import in_double
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_differing
-from compress.surgery.verify import Agreement, Run, certify, in_double, other_runs, takes_every_batch
+from compress.surgery.verify import Agreement, certify, takes_every_batch
+from compress.surgery.watch import Run, other_runs
 
 Prefer = Literal["class", "graph", "smallest"]
 

@@ -19,9 +19,9 @@ from compress.surgery.dead import Decision
 from compress.surgery.graph_cut import Blocked, GraphCut, Traces
 from compress.surgery.plan import Plan, signature
 from compress.surgery.rounding import find_rounded
+from compress.surgery.running import failing_module, in_double
 from compress.surgery.stopwatch import Stopwatch
 from compress.surgery.suspects import find_failing, find_suspects
-from compress.surgery.verify import failing_module, in_double
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,10 @@ from compress.surgery.onnx_cut import Statics, Unwritable, Writer, moving_number
 from compress.surgery.onnx_session import Session
 from compress.surgery.report import CompactReport, report_of, slow_widths
 from compress.surgery.rounding import check_round_to
+from compress.surgery.running import in_double
 from compress.surgery.stopwatch import Stopwatch
-from compress.surgery.verify import Agreement, certify, in_double, other_runs
+from compress.surgery.verify import Agreement, certify
+from compress.surgery.watch import other_runs
 
 DEFAULT_SIDE = 224
 """Height and width that are tried where the file leaves them open."""

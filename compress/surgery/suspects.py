@@ -18,14 +18,9 @@ from torch.nn.modules.conv import _ConvNd
 from compress.graph import ChannelGraph, Consumer
 from compress.surgery.input_sizes import all_sizes
 from compress.surgery.plan import Plan
-from compress.surgery.verify import (
-    agrees,
-    changed_operations,
-    displaced_channels,
-    mixed_channels,
-    outputs,
-    random_inputs,
-)
+from compress.surgery.running import outputs, random_inputs
+from compress.surgery.type_check import changed_operations, displaced_channels, mixed_channels
+from compress.surgery.verify import agrees
 
 HELD_BY_FORWARD = "forward splits its channels, or holds their number as a literal"
 """Why channels stay that only another form of the network than its class can lose, see ``Plan.form``."""

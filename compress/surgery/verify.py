@@ -1,33 +1,25 @@
 """The certificate: a compact network is compared with its original before anybody gets it.
 
-Two checks that fail for different reasons. The *type check* captures the compact network anew and compares which
-channels meet: a shuffle or chunk of unevenly cut channels runs without an error and mixes the wrong ones. The *numeric
-check* compares outputs on random inputs, in float64 where rounding can hide nothing, and in the network's own
-precision, at two input sizes where the network accepts them: an error at the border shows only at some sizes.
+Two checks that fail for different reasons. The *type check* (``type_check``) captures the compact network anew and
+compares which channels meet: a shuffle or chunk of unevenly cut channels runs without an error and mixes the wrong
+ones. The *numeric check*, here, compares outputs on random inputs, in float64 where rounding can hide nothing, and in
+the network's own precision, at two input sizes where the network accepts them: an error at the border shows only at
+some sizes.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import zip_longest
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from compress.errors import VerificationError
-from compress.graph import ChannelGraph
-from compress.graph.aten.trace import evaluating
-from compress.graph.caches import unspoilt
-from compress.graph.channels import Operation
-from compress.surgery.bake import double_copy, private_copy
+from compress.surgery.bake import double_copy
 from compress.surgery.input_sizes import Sizes, all_sizes, is_opposite, one_sample, other_sizes, samples
-from compress.surgery.plan import Plan
+from compress.surgery.running import accepted, in_double, outputs, random_inputs
+from compress.surgery.watch import Run, other_runs
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Relative difference allowed by precision. Float64: six digits above rounding, far below any real mistake. Float32:
@@ -111,7 +103,7 @@ def certify(
         if not course.leads_to(shapes):
             continue
         inputs = random_inputs(example_inputs, shapes, seed=size)
-        expected = outputs(original, inputs) if size == 0 else _accepted(original, inputs)
+        expected = outputs(original, inputs) if size == 0 else accepted(original, inputs)
         if expected is None or not (any_size or size == 0 or _returns_such(compact, inputs, expected)):
             continue
         if size > 0 and not _are_finite(expected):
@@ -119,7 +111,7 @@ def certify(
         exact = None
         if original_double is not None:
             double = in_double(inputs)
-            exact = _accepted(original_double, double, torch.float64)
+            exact = accepted(original_double, double, torch.float64)
             if size > 0 and exact is not None and not _are_finite(exact):
                 continue
         if exact is None or not course.others:
@@ -166,7 +158,7 @@ def _takes_every_size(original: nn.Module, compact: nn.Module, example_inputs: t
         if one_sample(shapes) in seen:
             continue
         inputs = random_inputs(example_inputs, shapes, seed=0)
-        expected = _accepted(original, inputs)
+        expected = accepted(original, inputs)
         if expected is None:
             continue
         seen.add(one_sample(shapes))
@@ -190,7 +182,7 @@ def takes_every_batch(original: nn.Module, compact: nn.Module, example_inputs: t
                 for at, x in enumerate(example_inputs)
             ]
             inputs = random_inputs(example_inputs, shapes, seed=1)
-            expected = _accepted(original, inputs)
+            expected = accepted(original, inputs)
             if expected is None or not _are_finite(expected):
                 continue
             if not _returns_about(compact, inputs, expected, _precision(original)):
@@ -201,7 +193,7 @@ def takes_every_batch(original: nn.Module, compact: nn.Module, example_inputs: t
 def _returns_about(
     model: nn.Module, inputs: tuple[Tensor, ...], expected: list[Tensor], precision: torch.dtype
 ) -> bool:
-    got = _accepted(model, inputs)
+    got = accepted(model, inputs)
     if got is None or [x.shape for x in got] != [x.shape for x in expected]:
         return False
     return _difference(expected, got)[1] <= COARSE * TOLERANCES[precision]
@@ -209,16 +201,8 @@ def _returns_about(
 
 def _returns_such(model: nn.Module, inputs: tuple[Tensor, ...], expected: list[Tensor]) -> bool:
     """Whether the network takes these inputs: it returns tensors of the expected shapes."""
-    found = _accepted(model, inputs)
+    found = accepted(model, inputs)
     return found is not None and [x.shape for x in found] == [x.shape for x in expected]
-
-
-def outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Every tensor that the network returns in evaluation mode, and every number, as a tensor of that number."""
-    with evaluating(model), torch.no_grad():
-        result: Any = model(*(x.clone() for x in inputs))
-    leaves = [torch.tensor(leaf) if isinstance(leaf, (int, float)) else leaf for leaf in tree_leaves(result)]
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _are_finite(tensors: Sequence[Tensor]) -> bool:
@@ -292,316 +276,3 @@ def _precision(model: nn.Module) -> torch.dtype:
     """The coarsest floating-point type among the parameters."""
     dtypes = {p.dtype for p in model.parameters() if p.dtype in TOLERANCES}
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
-
-
-class _Journal(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every operation, the numbers that it computes with or by which it looks beyond a border, and parameters.
-
-    What torch makes of one and the same call for other strides is told alike: a linear layer is one product and a sum,
-    and whether a view had to be copied is left out.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.entries: list[tuple[Any, ...]] = []
-        tensors = (*model.parameters(), *model.buffers())
-        self._position = {id(tensor): position for position, tensor in enumerate(tensors)}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name
-        noted: tuple[Any, ...] = ()
-        if name == "aten::lift_fresh":  # a tensor made in forward
-            noted = tuple(args[0].flatten().tolist())
-        elif any(part in name for part in ("conv", "pad", "pool")):
-            noted = tuple(leaf for leaf in tree_leaves(args) if isinstance(leaf, (int, float)))
-        elif name not in _RANGES:
-            noted = tuple(value for value in (*args, *kwargs.values()) if isinstance(value, (int, float)))
-        self._note(name, noted, args)
-        known = _without_looking(name, args) if args and isinstance(args[0], Tensor) and not kwargs else None
-        return func(*args, **kwargs) if known is None else known
-
-    def _note(self, name: str, numbers: tuple[Any, ...], args: Any) -> None:
-        known = ((at, self._position.get(id(x))) for at, x in enumerate(args) if isinstance(x, Tensor))
-        read = tuple((at, position) for at, position in known if position is not None)
-        if name == "aten::addmm":
-            bias = tuple((1, position) for _, position in read[:1])
-            self.entries += [("aten::mm", *read[1:]), ("aten::add", *numbers, *bias)]
-        elif name in _LAYOUTS:
-            self.entries += [("read", position) for _, position in read]
-        else:
-            self.entries.append((name, *numbers, *read))
-
-
-def _without_looking(name: str, args: Any) -> Any:
-    """What a common operation returns on tensors without values, where torch takes long to tell; else ``None``."""
-    x = args[0]
-    if not x.is_meta:
-        return None
-    if name == "aten::gelu" and len(args) == 1:
-        return torch.empty_like(x)
-    if "batch_norm" in name and not any(a is True for a in args):
-        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
-    others = [a for a in args[1:] if isinstance(a, Tensor)]
-    if not x.is_floating_point() or any(a.dtype != x.dtype or not a.is_meta for a in others):
-        return None
-    if name == "aten::native_layer_norm" and (over := len(args[1])) and list(x.shape[-over:]) == list(args[1]):
-        statistics = (*x.shape[:-over], *(1 for _ in args[1]))
-        if all(list(a.shape) == list(args[1]) for a in others):
-            alike = torch.empty_like(x, memory_format=torch.contiguous_format)
-            return alike, x.new_empty(statistics), x.new_empty(statistics)
-    if name == "aten::addmm" and [a.ndim for a in others] == [2, 2]:
-        (rows, inner), (own, columns) = others[0].shape, others[1].shape
-        if inner == own and tuple(x.shape) == (columns,):
-            return x.new_empty(rows, columns)
-    return None
-
-
-_LAYOUTS = frozenset(f"aten::{name}" for name in ("view", "_unsafe_view", "clone", "alias", "t", "expand", "detach"))
-"""Ops that torch adds or leaves out as strides will have it, and whose sizes follow the input's."""
-
-_RANGES = frozenset(("aten::arange", "aten::linspace"))
-"""Ops whose numbers follow the input's size, and of which no constant is concluded."""
-
-
-Run = tuple[Sizes, ...]
-"""Sizes at which a network does the same: alike but for the number of samples, the fewest first."""
-
-
-def other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Run]:
-    """Other input sizes at which a network runs other operations, or computes with other numbers or padding.
-
-    Args:
-        model: the network; a copy of it is run.
-        example_inputs: the inputs that the others are compared with.
-
-    Returns:
-        One size for everything that it does otherwise; none where it does the same at all sizes that it takes.
-    """
-    with unspoilt(model):
-        return _other_runs(model, example_inputs)
-
-
-def _other_runs(model: nn.Module, example_inputs: tuple[Tensor, ...]) -> list[Run]:
-    run, own = _watched(model, example_inputs)
-    by_size: dict[Sizes, list[Sizes]] = {}
-    for shapes in other_sizes(example_inputs):
-        by_size.setdefault(one_sample(shapes), []).append(shapes)
-    known, found = [own], []
-    for several in by_size.values():
-        told = [(shapes, run(random_inputs(example_inputs, shapes, seed=0))) for shapes in reversed(several)]
-        accepted = [(shapes, entries) for shapes, entries in told if entries is not None]
-        for _, entries in accepted[:1] if own is None else accepted:  # what can't be watched may do the same
-            if own is None or entries not in known:
-                known.append(entries)
-                found.append(tuple(shapes for shapes, others in accepted if others == entries))
-    return found
-
-
-Entries = list[tuple[Any, ...]]
-"""What a network did, operation by operation."""
-
-
-def _watched(
-    model: nn.Module, example_inputs: tuple[Tensor, ...]
-) -> tuple[Callable[[tuple[Tensor, ...]], Entries | None], Entries | None]:
-    """What tells what a network does on its inputs, ``None`` where it refuses them; and that for the example inputs.
-
-    Nothing is computed where forward allows that. Of a network that can't be watched, any other size that it takes is
-    told as something else.
-    """
-    with contextlib.suppress(Exception):  # a scripted part can't be moved there
-        empty = private_copy(model, parameter=_without_values).to("meta")
-
-        def without_arithmetic(inputs: tuple[Tensor, ...]) -> Entries | None:
-            return _journal(empty, tuple(x.to("meta") for x in inputs))
-
-        if (own := without_arithmetic(example_inputs)) is not None:
-            return without_arithmetic, own
-    model = private_copy(model, parameter=lambda own: own)
-    if (own := _journal(model, example_inputs)) is not None:
-        return partial(_journal, model), own
-    torch.compiler.reset()  # torch.cond compiles itself, and would go on failing as it did while it was watched
-    return lambda inputs: None if _accepted(model, inputs) is None else [], None
-
-
-def _without_values(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
-
-
-def _journal(model: nn.Module, inputs: tuple[Tensor, ...]) -> Entries | None:
-    journal = _Journal(model)
-    with journal:
-        accepted = _accepted(model, inputs) is not None
-    return journal.entries if accepted else None
-
-
-def failing_module(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
-    """The path of the innermost module whose forward raises on ``inputs``; ``None`` where none does."""
-    running: list[str] = []
-    handles = []
-    for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue  # takes no hooks
-        handles.append(module.register_forward_pre_hook(lambda _m, _x, path=path: running.append(path)))
-        handles.append(module.register_forward_hook(lambda _m, _x, _y: running.pop() and None))
-    failed = _accepted(model, inputs) is None
-    for handle in handles:
-        handle.remove()
-    return running[-1] if failed and running else None
-
-
-def _accepted(model: nn.Module, inputs: tuple[Tensor, ...], dtype: torch.dtype = torch.float32) -> list[Tensor] | None:
-    """The outputs, where the model runs at this size at all; and, in float64, computes in float64 from end to end."""
-    with _Roundings() if dtype == torch.float64 else contextlib.nullcontext() as roundings:  # type: ignore[no-untyped-call]
-        try:
-            found = outputs(model, inputs)
-        except Exception:  # whatever a user's forward raises is its way of saying no
-            return None
-    return None if roundings is not None and roundings.seen else found
-
-
-class _Roundings(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notices casts from float64 to a shorter type."""
-
-    seen = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and args[0].dtype == torch.float64:
-            self.seen |= result.is_floating_point() and result.dtype != torch.float64
-        return result
-
-
-def changed_operations(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> tuple[int, ...]:
-    """Operations of the original that have other numbers in the compact network: their positions.
-
-    The index in front of a BatchNorm, which the plan put there, is passed over, and so is what differs behind one that
-    differs: its sizes follow. Where even the sequence of operations differs, the first difference ends the list.
-    """
-    changed: list[int] = []
-    following: set[int] = set()
-    for position, (before, after) in enumerate(zip_longest(original.operations, _operations(compact, plan))):
-        if before is not None and after is not None and before.same(after):
-            continue
-        if before is None or after is None or before.name != after.name:
-            changed.append(min(position, len(original.operations) - 1))
-            break
-        if following.isdisjoint(before.reads):
-            changed.append(position)
-        following.add(position)
-    return tuple(changed)
-
-
-def _operations(compact: ChannelGraph, plan: Plan) -> list[Operation]:
-    """Those of a compact network, but for the indices that the plan put there."""
-    put = "aten.index_select.default"
-    return [op for op in compact.operations if not (op.name == put and op.where in plan.selections)]
-
-
-def mixed_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> Tensor:
-    """Classes of the original whose channels meet others in the compact network, or no longer meet each other.
-
-    Every index of every parameter of the compact network comes from a known class of the original. Its classes must
-    group the indices as the original's do: where they are coarser the wrong channels meet, where they are finer a
-    single channel is broadcast over many.
-
-    Returns:
-        Bool ``[classes of the original]``.
-    """
-    source, target, conflict = _same_indices(original, compact, plan)
-    conflict[source[_several(source, target) | _several(target, source)]] = True
-    return conflict
-
-
-def displaced_channels(original: ChannelGraph, compact: ChannelGraph, plan: Plan, removed: Tensor) -> Tensor:
-    """Classes that an operation holds in one network alone, though they are in both, or takes other channels of.
-
-    ``x[:, 1]`` is another channel where the first one was cut. The networks run the same operations, and
-    ``mixed_channels`` has found none.
-
-    Args:
-        original: the graph of the original.
-        compact: that of the compact network.
-        plan: what made it.
-        removed: bool ``[classes of the original]``.
-
-    Returns:
-        Bool ``[classes of the original]``.
-    """
-    source, target, displaced = _same_indices(original, compact, plan)
-    origin = torch.full((compact.classes.count,), -1)
-    origin[target] = source
-    present = torch.zeros_like(displaced)
-    present[source] = True
-    for before, after in zip(original.operations, _operations(compact, plan), strict=True):
-        expected, got = torch.zeros_like(present), torch.zeros_like(present)
-        expected[before.classes] = True
-        found = origin[after.classes]
-        got[found[found >= 0]] = True
-        displaced |= (expected & present) ^ got
-        if before.pick is not None and after.pick is not None:
-            displaced[before.pick.displaced(after.pick, removed)] = True
-    return displaced
-
-
-def _same_indices(original: ChannelGraph, compact: ChannelGraph, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """The class of each index that both networks have, in the one and in the other; and a bool ``[classes]``.
-
-    It marks those of parameters that are not of the planned size.
-    """
-    conflict = torch.zeros(original.classes.count, dtype=torch.bool)
-    before, after = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
-    for name, dims in original.classes.parameters.items():
-        for dim, classes in dims.items():
-            now = compact.classes.parameters.get(name, {}).get(dim)
-            kept = plan.parameters.get(name)
-            if kept is not None and dim in kept.indices:
-                classes = classes[torch.tensor(kept.indices[dim], dtype=torch.int64)]
-            if now is None and classes.numel() == 1:
-                continue  # a single entry reads as one for all, and there is only one to read it
-            if now is None or now.numel() != classes.numel():
-                conflict[classes] = True
-            else:
-                before.append(classes)
-                after.append(now)
-    if len(original.selections) != len(compact.selections):
-        return torch.cat(before), torch.cat(after), torch.ones_like(conflict)
-    for selection, selected in zip(original.selections, compact.selections, strict=True):
-        kept = plan.parameters.get(selection.mean)
-        before.append(selection.inputs if kept is None else selection.inputs[torch.tensor(kept.indices[0])])
-        after.append(selected.inputs)
-    return torch.cat(before), torch.cat(after), conflict
-
-
-def _several(values: Tensor, keys: Tensor) -> Tensor:
-    """Bool: where the key of an entry occurs with more than one value."""
-    if not keys.numel():
-        return torch.empty(0, dtype=torch.bool)
-    size = int(keys.max()) + 1
-    low = torch.full((size,), int(values.max()) + 1).scatter_reduce(0, keys, values, "amin")
-    high = torch.full((size,), -1).scatter_reduce(0, keys, values, "amax")
-    return (low != high)[keys]
-
-
-def random_inputs(
-    example_inputs: tuple[Tensor, ...], shapes: Sequence[tuple[int, ...]], seed: int
-) -> tuple[Tensor, ...]:
-    """Random inputs of the given shapes: standard normal, any byte, or whole numbers in the example's range."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(_random_like(x, shape, generator) for x, shape in zip(example_inputs, shapes, strict=True))
-
-
-def _random_like(x: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    if x.is_floating_point() or x.is_complex():
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
-        return drawn.to(x)
-    low, high = (0, 255) if x.dtype == torch.uint8 or not x.numel() else (int(x.min()), int(x.max()))
-    if x.dtype == torch.bool:
-        low, high = 0, 1
-    return torch.randint(low, high + 1, shape, generator=generator).to(x)
-
-
-def in_double(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs in float64; whole numbers, masks and complex numbers as they are."""
-    return tuple(x.double() if x.is_floating_point() else x for x in inputs)

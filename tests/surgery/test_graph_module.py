@@ -16,7 +16,7 @@ from compress.surgery.apply import fold_, make_plan
 from compress.surgery.dead import Decision, find_dead
 from compress.surgery.graph_cut import Blocked, graph_module, source_line
 from compress.surgery.kept import Kept
-from compress.surgery.verify import mixed_channels
+from compress.surgery.type_check import mixed_channels
 from export import to_onnx
 from random_networks import RandomNetwork, kill_layer_by_layer_
 from small_networks import pooled

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from compress.errors import VerificationError
-from compress.surgery.verify import TOLERANCES, certify, other_runs, outputs, random_inputs
+from compress.surgery.running import outputs, random_inputs
+from compress.surgery.verify import TOLERANCES, certify
+from compress.surgery.watch import other_runs
 
 X = torch.randn(1, 3, 10, 10, dtype=torch.float64)
 
