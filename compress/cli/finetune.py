@@ -53,7 +53,7 @@ def finetune(
     """
     import sys
 
-    from compress.cli.tables import console, rounds_table, summary_table
+    from compress.cli.tables import console, rounds_table, summary_table, told_of
     from compress.train.interrupt import EXIT_INTERRUPTED, Interrupted
     from compress.train.rundir import SUMMARY, check_new, images_at, open_run
     from compress.train.world import is_main
@@ -101,6 +101,8 @@ def finetune(
         return
     assert before is not None
     screen.print(summary_table(summaries[-1]))
+    for note in told_of(summaries[-1]["report"]):
+        typer.echo(note)
     if rounds > 1:
         screen.print(rounds_table([before, *summaries]))
     for split, now in summaries[-1]["accuracy"].items():

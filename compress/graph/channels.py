@@ -192,6 +192,10 @@ class ChannelGraph:
             if (name, dim) not in read
         }
 
+    def layer_rows(self) -> list[Tensor]:
+        """For each layer that multiplies and adds, int64 ``[channels]``: the class of each output."""
+        return [classes for (name, _), classes in self.out_slices().items() if name in self.layer_macs]
+
     @property
     def partitions(self) -> tuple[Tensor, ...]:
         """Int64 ``[groups, channels per group]``, classes of each grouped convolution's inputs, and of its outputs.

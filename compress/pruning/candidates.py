@@ -102,7 +102,7 @@ def locate(groups: Groups, graph: ChannelGraph) -> tuple[Tensor, tuple[Tensor, .
     classes = found[:-1]
     free = torch.zeros(graph.classes.count, dtype=torch.bool)
     free[classes] = True
-    rows = tuple(along for (name, _), along in slices.items() if name in graph.layer_macs)
+    rows = tuple(graph.layer_rows())
     layers = layers_of([along[free[along]] for along in rows if bool(free[along].any())], graph.classes.count)
     return classes, rows, layers
 

@@ -73,8 +73,12 @@ def prune_run(source: Path, out: Path, task: Task, say: Callable[[str], object] 
     """
     check_new(out)
     run = open_run(source)
-    own: dict[str, Any] = {"run.out": out.resolve(), "run.device": task.device, "run.dense_baseline": False}
-    own["run.round_to"] = task.policy.round_to
+    own: dict[str, Any] = {
+        "run.out": out.resolve(),
+        "run.device": task.device,
+        "run.dense_baseline": False,
+        "run.round_to": task.policy.round_to,
+    }
     config = resolve(run.path / CONFIG, own | images_at(run.config, task.data_dir))
     with cpu_threads(config.run.threads):
         return _prune_run(run, config, task, say)

@@ -129,14 +129,14 @@ def _period(places: _Places, round_to: int) -> int:
 
 def _sharing(cells: list[_Places]) -> list[list[_Places]]:
     """Cells that have layers in common, together."""
-    found: list[tuple[set[int], list[_Places]]] = []
-    for cell in cells:
-        rows, members = {row for row, _ in cell}, [cell]
-        for known in [known for known in found if known[0] & rows]:
-            found.remove(known)
-            rows, members = rows | known[0], [*known[1], *members]
-        found.append((rows, members))
-    return [members for _, members in found]
+    rows: dict[int, list[int]] = {}
+    for position, places in enumerate(cells):
+        for row, _ in places:
+            rows.setdefault(row, []).append(position)
+    found: dict[int, list[_Places]] = {}
+    for cell, together in zip(cells, layers_of([torch.tensor(r) for r in rows.values()], len(cells)), strict=True):
+        found.setdefault(int(together), []).append(cell)
+    return list(found.values())
 
 
 COMBINATIONS = 10_000

@@ -18,14 +18,14 @@ from compress.graph import ChannelGraph
 from compress.surgery.dead import Decision, find_dead
 
 
-def check_round_to(round_to: int, name: str = "round_to") -> None:
+def check_round_to(round_to: int) -> None:
     """Refuse what is no width of a block.
 
     Raises:
         ConfigError: not a whole number of at least 1.
     """
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ConfigError(f"{name}={round_to!r}: expected a whole number of channels, at least 1 (8, say).")
+        raise ConfigError(f"round_to={round_to!r}: expected a whole number of channels, at least 1 (8, say).")
 
 
 def find_rounded(graph: ChannelGraph, *, pinned: Tensor, fold: bool, round_to: int) -> Decision:
@@ -41,7 +41,7 @@ def find_rounded(graph: ChannelGraph, *, pinned: Tensor, fold: bool, round_to: i
         fold: whether constants other than 0 may be folded.
         round_to: channels of a block; 1 rounds nothing.
     """
-    rows = [classes for (name, _), classes in graph.out_slices().items() if name in graph.layer_macs]
+    rows = graph.layer_rows()
     back = torch.zeros(graph.classes.count, dtype=torch.bool)
     while True:
         decision = find_dead(graph, pinned=pinned | back, fold=fold)

@@ -62,13 +62,13 @@ def _without_looking(name: str, args: Any) -> Any:
     x = args[0]
     if not x.is_meta:
         return None
-    if name == "aten::gelu" and len(args) == 1:
-        return torch.empty_like(x)
     if "batch_norm" in name and not any(a is True for a in args):
         return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
     others = [a for a in args[1:] if isinstance(a, Tensor)]
     if not x.is_floating_point() or any(a.dtype != x.dtype or not a.is_meta for a in others):
         return None
+    if name == "aten::gelu" and len(args) == 1:
+        return torch.empty_like(x)
     if name == "aten::native_layer_norm" and (over := len(args[1])) and list(x.shape[-over:]) == list(args[1]):
         statistics = (*x.shape[:-over], *(1 for _ in args[1]))
         if all(list(a.shape) == list(args[1]) for a in others):

@@ -224,6 +224,8 @@ class Budget:
             self._account: Account = GroupAccount(regularizer.groups, section)
         else:
             self._account = NetworkAccount(model, regularizer.groups, section, example, config.run.round_to)
+        block = config.run.round_to
+        self._blocks = f", the blocks of {block} channels of run.round_to" if block > 1 else ""
         self._held = 0
         self._check_reachable(regularizer)
         self.reserve = self._needed(0.0, regularizer.importance(), _dead(regularizer))
@@ -298,8 +300,8 @@ class Budget:
         if least > account.goal * (1 + 2 * TOLERANCE):
             raise ConfigError(
                 f"penalty.budget.target: {account.goal:,.0f} of {account.given:,.0f} {self._measure} is out of reach; "
-                f"with penalty.budget.floor and the channels that cannot leave, the least is {least:,.0f} "
-                f"({least / account.given:.1%}). Ask for more, or lower the floor"
+                f"with penalty.budget.floor{self._blocks} and the channels that cannot leave, the least is "
+                f"{least:,.0f} ({least / account.given:.1%}). Ask for more, or lower the floor"
             )
 
 

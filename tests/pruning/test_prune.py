@@ -185,6 +185,19 @@ def test_nothing_is_zeroed_only_to_fill_a_block(network, plain, randomise_, name
         assert int((model.get_submodule(layer).weight != 0).flatten(1).any(1).sum()) == after
 
 
+def test_a_target_for_which_no_whole_block_leaves_is_refused(randomise_):
+    """Of ``a`` twelve channels are small; without a first block, which takes four of each layer, the rest fills up."""
+    model = randomise_(Joined())
+    with torch.no_grad():
+        for part in (model.a, model.depthwise, model.outer):
+            part.weight[:12] *= 1e-3
+            part.bias[:12] *= 1e-3
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConfigError, match="no layer can lose a whole block of 8 channels"):
+        prune_(model, (torch.randn(1, 3, 8, 8),), Target("threshold", 0.1), Policy(round_to=8))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_dead_channels_that_fill_blocks_leave_first(plain):
     model = plain(16, 32)
     x = torch.randn(1, 3, 8, 8)
